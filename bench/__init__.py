@@ -1,0 +1,24 @@
+"""fastnn against its rivals: ``python -m bench --help``.
+
+Importing this package imports no NumPy, so that the number of threads can be set first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for; every suite gets the same."""
+
+    quick: bool = False
+    threads: int = 1
+    peers: tuple[str, ...] = ("numpy",)
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    mnist: Path | None = None
+
+
+class BenchError(Exception):
+    """The run cannot go on: contenders that disagree, a folder without the data, a package that is missing."""

@@ -1,0 +1,83 @@
+"""Real digits: scikit-learn's bundled 8 x 8 images, or MNIST from a folder."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench import BenchError
+from fastnn.reference import Array
+
+MNIST_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Float32 rows in [0, 1] with their classes; the test rows are never trained on."""
+
+    name: str
+    x: Array
+    y: Array
+    x_test: Array
+    y_test: Array
+
+
+def digits() -> Dataset:
+    """scikit-learn's 1797 digits, 30 % of them held out."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise BenchError("train: its digits come with scikit-learn: install it, or give --mnist DIR") from None
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(x))
+    test, train = np.split(order, [round(0.3 * len(x))])
+    return Dataset("digits", x[train], y[train], x[test], y[test])
+
+
+def mnist(directory: Path) -> Dataset:
+    images, labels, test_images, test_labels = (read_idx(path) for path in mnist_files(directory))
+    for x, y, name in ((images, labels, MNIST_FILES[0]), (test_images, test_labels, MNIST_FILES[2])):
+        if x.ndim != 3 or y.shape != x.shape[:1]:
+            raise BenchError(f"{directory / name}: expected N images and as many labels, got {x.shape} and {y.shape}")
+    return Dataset("mnist", _rows(images), labels.astype(np.intp), _rows(test_images), test_labels.astype(np.intp))
+
+
+def mnist_files(directory: Path) -> list[Path]:
+    """The four files, or an error that says which are missing."""
+    missing = [name for name in MNIST_FILES if not (directory / name).is_file()]
+    if missing:
+        names = ", ".join(MNIST_FILES)
+        raise BenchError(f"--mnist: expected a folder with {names}; {directory} lacks {', '.join(missing)}")
+    return [directory / name for name in MNIST_FILES]
+
+
+def read_idx(path: Path) -> Array:
+    """A gzipped IDX file of unsigned bytes: two zeros, type 8, the number of dimensions, the dimensions, the data."""
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except (OSError, EOFError) as error:
+        raise BenchError(f"{path}: expected a gzip file ({error})") from None
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise BenchError(f"{path}: expected an IDX file of unsigned bytes, got one that begins with {content[:4]!r}")
+    n_dims = content[3]
+    start = 4 + 4 * n_dims
+    shape = struct.unpack(f">{n_dims}I", content[4:start]) if len(content) >= start else ()
+    if not shape or len(content) - start != math.prod(shape):
+        raise BenchError(f"{path}: expected shape {shape} and as many bytes, got {len(content)} bytes in all")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _rows(images: Array) -> Array:
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)

@@ -1,0 +1,57 @@
+"""The header: what a time was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bench import Options, peers
+from fastnn.config import config
+
+
+def describe(options: Options) -> dict[str, str]:
+    """Everything a reader needs to judge the times, in the order it is printed."""
+    ours = config()
+    missing = [peer for peer in peers.PEERS if peer not in peers.installed()]
+    return {
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "numpy": np.__version__,
+        "blas": blas(),
+        "threads": str(options.threads),
+        "fastnn": str(ours["version"]),
+        "simd": str(ours["simd"]),
+        "matmul": str(ours["matmul"]),
+        "peers": ", ".join(f"{peer} {peers.version(peer)}" for peer in options.peers) or "none",
+        "not installed": ", ".join(missing) or "nothing",
+        "run": "quick: short rounds, the largest shapes left out" if options.quick else "full",
+    }
+
+
+def cpu_model() -> str:
+    if sys.platform == "darwin":
+        return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> str:
+    total = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    return str(total) if usable == total else f"{usable} of {total}"
+
+
+def blas() -> str:
+    """Name and version of the BLAS NumPy was built with."""
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found['name']} {found.get('version', '')}".strip()

@@ -1,0 +1,407 @@
+"""Every argument check and every error text of the kernels.
+
+A check returns what its caller goes on with, or raises: ``TypeError`` for the wrong kind of thing, ``ValueError`` for a bad
+value or shape. Each text names the argument, what was expected and what came. The first lines of a check are the way an
+ordinary argument takes, because a call on a small array costs as much as its checks.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+INTP = np.dtype(np.intp)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Shape = tuple[int, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------- inputs
+
+def matrix(a: Any, name: str) -> Array:
+    """A 2-D input as a C-contiguous, aligned, native float array: `a` itself, or one copy of it."""
+    if type(a) is np.ndarray and a.ndim == 2 and (a.dtype is FLOAT32 or a.dtype is FLOAT64) and a.flags.carray:
+        return a
+    return _as_float_array(a, name, 2)
+
+
+def array(a: Any, name: str) -> Array:
+    """An input of any number of dimensions."""
+    if type(a) is np.ndarray and (a.dtype is FLOAT32 or a.dtype is FLOAT64) and a.flags.carray:
+        return a
+    return _as_float_array(a, name, None)
+
+
+def array_like(a: Any, name: str, shape: Shape, dtype: np.dtype[Any], like: str) -> Array:
+    """An input that must have this shape and dtype to go with the argument called `like`."""
+    if type(a) is np.ndarray and a.dtype is dtype and a.shape == shape and a.flags.carray:
+        return a
+    a = _as_float_array(a, name, None)
+    _same_dtype(a, name, dtype, like)
+    if a.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape} to go with {like}, got {a.shape}")
+    return a
+
+
+def inner_size(x: Array, weight: Array) -> None:
+    """`x` is (N, I), `weight` is (I, O): the same I, the same dtype, and neither I nor O is 0."""
+    if x.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"weight: expected {x.shape[1]} rows, one for each column of x, got shapes x {x.shape} and weight {weight.shape}")
+    if x.dtype is not weight.dtype:
+        _same_dtype(weight, "weight", x.dtype, "x")
+    if 0 in weight.shape:
+        raise ValueError(f"weight: expected at least one row and one column, got shape {weight.shape}")
+
+
+def statistics(a: Any, name: str, size: int) -> Array:
+    """A float64 vector of batch statistics, as `batchnorm_forward` returns it."""
+    if type(a) is np.ndarray and a.dtype is FLOAT64 and a.shape == (size,) and a.flags.carray:
+        return a
+    a = _as_float_array(a, name, 1)
+    if a.dtype is not FLOAT64:
+        raise TypeError(f"{name}: expected the float64 array that batchnorm_forward returns, got {a.dtype}")
+    if a.shape != (size,):
+        raise ValueError(f"{name}: expected shape ({size},) to go with x, got {a.shape}")
+    return a
+
+
+def labels(a: Any, name: str, n_rows: int, n_classes: int) -> Array:
+    """Class labels of any integer dtype as contiguous ``np.intp``, all in [0, n_classes)."""
+    if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a 1-D array of integer labels, got {_kind(a)}")
+    if a.dtype.kind not in "iu":
+        # the labels' values are at fault as much as their type: floats and bools are not silently taken for classes
+        raise ValueError(f"{name}: expected integer labels in [0, {n_classes}), got dtype {a.dtype}{_first(a)}")
+    if a.shape != (n_rows,):
+        raise ValueError(f"{name}: expected shape ({n_rows},), one label for each row, got {a.shape}")
+    if a.dtype is not INTP or not a.flags.carray:
+        wide = a.dtype.kind == "u" and a.dtype.itemsize >= INTP.itemsize
+        if wide and (a >= n_classes).any():
+            raise ValueError(_bad_label(a, name, int(np.flatnonzero(a >= n_classes)[0]), n_classes))
+        a = np.require(a, INTP, ("C_CONTIGUOUS", "ALIGNED"))
+    # negative labels are the largest unsigned numbers: one reduction finds both ends
+    if n_rows and int(a.view(np.uintp).max()) >= n_classes:
+        raise ValueError(_bad_label(a, name, int(np.flatnonzero((a < 0) | (a >= n_classes))[0]), n_classes))
+    return a
+
+
+def probabilities(a: Array, name: str) -> None:
+    """Every entry in [0, 1]; NaN is not."""
+    if a.size and not (a.min() >= 0 and a.max() <= 1):
+        at = tuple(int(i) for i in np.argwhere(~((a >= 0) & (a <= 1)))[0])
+        raise ValueError(f"{name}: expected targets in [0, 1], got {a[at]} at {at}")
+
+
+def non_negative_entries(a: Array, name: str) -> None:
+    """No entry below zero; NaN passes, as IEEE arithmetic passes it on."""
+    if a.size and a.min() < 0:
+        at = int(np.flatnonzero(a < 0)[0])
+        raise ValueError(f"{name}: expected entries >= 0, got {a[at]} at index {at}")
+
+
+def at_least_one_column(x: Array, name: str) -> None:
+    if x.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one column, got shape {x.shape}")
+
+
+def at_least_one_row(x: Array, name: str) -> None:
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one row and one column, got shape {x.shape}")
+
+
+# ---------------------------------------------------------------------------------------------- data for a network
+
+def array_of_shape(a: Any, name: str, shape: Shape) -> Array:
+    """Anything real that NumPy takes for an array of this shape: values to be copied into an array of the network."""
+    if isinstance(a, np.ma.MaskedArray) or a is None:
+        raise TypeError(f"{name}: expected an array of shape {shape}, got {_kind(a)}")
+    a = np.asarray(a)
+    if a.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}")
+    if a.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {a.shape}")
+    return a
+
+
+def rows(a: Any, name: str, n_columns: int) -> Array:
+    """A 2-D array of float32, float64, integers or bool with `n_columns` columns, as it is: rows are converted by the batch."""
+    if isinstance(a, np.ma.MaskedArray) or (not isinstance(a, np.ndarray) and not hasattr(a, "__array__")):
+        if isinstance(a, list | tuple):
+            raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)}, ndim {np.ndim(a)}; convert it with numpy.array")
+        raise TypeError(f"{name}: expected a 2-D array, got {_kind(a)}")
+    if isinstance(a, np.matrix):
+        raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)} with ndim 2; convert it with numpy.asarray")
+    a = np.asarray(a)
+    if a.dtype.kind not in "iub" and a.dtype.newbyteorder("=") not in (FLOAT32, FLOAT64):
+        raise TypeError(f"{name}: expected dtype float32, float64, an integer or bool, got {a.dtype}")
+    if a.ndim != 2:
+        hint = "; one column is .reshape(-1, 1)" if a.ndim == 1 else ""
+        raise ValueError(f"{name}: expected a 2-D array, got ndim {a.ndim} (shape {a.shape}){hint}")
+    if a.shape[1] != n_columns:
+        raise ValueError(f"{name}: expected {n_columns} columns, got shape {a.shape}")
+    return a
+
+
+def finite_rows(a: Array, name: str, at: Array | int) -> None:
+    """Every entry finite; `at` says which rows of the argument these are: their indices, or the first of a run."""
+    if not np.isfinite(a).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        value, row = a[row, column], int(at[row]) if isinstance(at, np.ndarray) else at + row
+        raise ValueError(f"{name}: expected finite numbers, got {value} at row {row}, column {column}")
+
+
+# --------------------------------------------------------------------------------------------------------- outputs
+
+def output(a: Any, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """An array to write into: fit to be written in place, of just this shape and dtype."""
+    if type(a) is np.ndarray and a.dtype is dtype and a.shape == shape and a.flags.carray:
+        return a
+    a = in_place(a, name)
+    if a.dtype is not dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {a.dtype}")
+    if a.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {a.shape}")
+    return a
+
+
+def in_place(a: Any, name: str) -> Array:
+    """A float array that may be written in place: C-contiguous, aligned, native-endian and writeable."""
+    if type(a) is np.ndarray and (a.dtype is FLOAT32 or a.dtype is FLOAT64) and a.flags.carray:
+        return a
+    if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray | np.matrix):
+        raise TypeError(f"{name}: expected a numpy.ndarray to write into, got {_kind(a)}")
+    dtype = _float_dtype(a, name)
+    flags = a.flags
+    for met, wanted in (
+        (flags.c_contiguous, "C-contiguous"), (flags.aligned, "aligned"), (flags.writeable, "writeable"),
+    ):
+        if not met:
+            raise ValueError(f"{name}: expected a {wanted} array to write into, got one that is not")
+    if not a.dtype.isnative:
+        raise ValueError(f"{name}: expected a native-endian array to write into, got dtype {a.dtype.str}")
+    return a.view(np.ndarray).view(dtype)
+
+
+def written(
+    outputs: Mapping[str, Array | None], inputs: Mapping[str, Array | None], elementwise: Mapping[str, Array] | None = None,
+) -> None:
+    """Nothing that a call writes overlaps anything else it touches, but for an input of an element-wise kernel, which may be
+    the output itself (a part of it may not). The careful answer, for when `memory.apart` says no.
+    """
+    given = [(name, out) for name, out in outputs.items() if out is not None]
+    for i, (name, out) in enumerate(given):
+        for other_name, other in [*given[:i], *inputs.items()]:
+            if other is not None and np.may_share_memory(out, other):
+                raise ValueError(f"{name}: overlaps {other_name}; expected memory of its own")
+        for other_name, other in (elementwise or {}).items():
+            if out is not other and np.may_share_memory(out, other) and not _same_memory(out, other):
+                raise ValueError(f"{name}: overlaps part of {other_name}; expected {other_name} itself or memory of its own")
+
+
+def flat(a: Array) -> Array:
+    """The 1-D view of a C-contiguous array."""
+    return a if a.ndim == 1 else a.reshape(-1)
+
+
+# --------------------------------------------------------------------------------------------------------- numbers
+
+def number(value: Any, name: str) -> float:
+    """A finite real number as a float; bool, str and arrays are refused."""
+    if type(value) is not float:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name}: expected a real number, got {_kind(value)}")
+        value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return value
+
+
+def non_negative(value: Any, name: str) -> float:
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
+    value = number(value, name)
+    if value < 0:
+        raise ValueError(f"{name}: expected a number >= 0, got {value}")
+    return value
+
+
+def positive(value: Any, name: str) -> float:
+    value = number(value, name)
+    if value <= 0:
+        raise ValueError(f"{name}: expected a number > 0, got {value}")
+    return value
+
+
+def batchnorm_eps(value: Any, dtype: np.dtype[Any]) -> float:
+    """eps > 0, and still > 0 and finite once rounded to the dtype of x."""
+    if type(value) is float and 1e-30 < value < 1e30:
+        return value
+    value = positive(value, "eps")
+    with np.errstate(over="ignore"):
+        rounded = float(dtype.type(value))
+    if not 0 < rounded < math.inf:
+        raise ValueError(f"eps: expected a number that is > 0 and finite in {dtype}, got {value}")
+    return value
+
+
+def fraction(value: Any, name: str) -> float:
+    """A number in [0, 1]."""
+    if type(value) is float and 0.0 <= value <= 1.0:
+        return value
+    value = number(value, name)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected 0 <= {name} <= 1, got {value}")
+    return value
+
+
+def sgd_momentum(value: Any) -> float:
+    """A number in [0, 1)."""
+    if type(value) is float and 0.0 <= value < 1.0:
+        return value
+    value = number(value, "momentum")
+    if not 0 <= value < 1:
+        raise ValueError(f"momentum: expected 0 <= momentum < 1, got {value}")
+    return value
+
+
+def dropout_rate(value: Any) -> float:
+    """A number in [0, 1): with 1 nothing would be left to scale up."""
+    value = number(value, "p")
+    if not 0 <= value < 1:
+        raise ValueError(f"p: expected 0 <= p < 1, got {value}")
+    return value
+
+
+def flag(value: Any, name: str) -> bool:
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{name}: expected True or False, got {_kind(value)}")
+
+
+def integer(value: Any, name: str, *, least: int) -> int:
+    """An integer >= `least`; bool and float are refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {_kind(value)}")
+    value = int(value)
+    if value < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
+    return value
+
+
+def choice(value: Any, name: str, choices: Any) -> str:
+    """One of the strings in `choices`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {_kind(value)}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
+    """float32 or float64, given as a dtype, a type or a name."""
+    try:
+        dtype = np.dtype(value) if value is not None else None
+    except TypeError:
+        dtype = None
+    if dtype == FLOAT32:
+        return FLOAT32
+    if dtype == FLOAT64:
+        return FLOAT64
+    raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
+
+
+def seed(value: Any) -> int | None:
+    """None, or an integer >= 0."""
+    return None if value is None else integer(value, "seed", least=0)
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """`rng` as a Generator: ``None`` draws a fresh seed, an int is the seed, a Generator is used as it is."""
+    if rng is None or isinstance(rng, np.random.Generator):
+        return rng if rng is not None else np.random.default_rng()
+    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, numbers.Integral):
+        raise TypeError(f"rng: expected None, an int seed or a numpy.random.Generator, got {_kind(rng)}")
+    if rng < 0:
+        raise ValueError(f"rng: expected a seed >= 0, got {rng}")
+    return np.random.default_rng(int(rng))
+
+
+def weight_shape(value: Any, name: str = "shape") -> tuple[int, int]:
+    """(fan_in, fan_out), two integers >= 1 in a tuple or list. A lone integer is a 1-D shape, as it is to NumPy."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, tuple | list | numbers.Integral):
+        raise TypeError(f"{name}: expected a tuple (fan_in, fan_out), got {_kind(value)}")
+    if isinstance(value, numbers.Integral) or len(value) != 2:
+        raise ValueError(f"{name}: expected the 2-D shape (fan_in, fan_out), got {value!r}")
+    fan_in, fan_out = (integer(n, name, least=1) for n in value)
+    if fan_in * fan_out > sys.maxsize // FLOAT64.itemsize:
+        raise ValueError(f"{name}: expected a matrix that can be addressed, got {value!r}")
+    return fan_in, fan_out
+
+
+def finite_in(dtype: np.dtype[Any], largest: float, name: str, given: float) -> None:
+    """`largest`, the largest number that `given` leads to, is finite in the dtype."""
+    if not largest <= float(np.finfo(dtype).max):
+        raise ValueError(f"{name}: expected a number whose results are finite in {dtype}, got {given}")
+
+
+# --------------------------------------------------------------------------------------------------------- the slow ways
+
+def _as_float_array(a: Any, name: str, ndim: int | None) -> Array:
+    """`a` as a C-contiguous, aligned, native array of float32 or float64, with at most one copy, or the error it deserves."""
+    wanted = "a float32 or float64 array" if ndim is None else f"a {ndim}-D float32 or float64 array"
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
+    if isinstance(a, np.matrix | list | tuple):
+        raise ValueError(f"{name}: expected {wanted}, got {_kind(a)} with ndim {np.ndim(a)}; convert it with numpy.array")
+    if not isinstance(a, np.ndarray):
+        if not hasattr(a, "__array__"):
+            raise TypeError(f"{name}: expected {wanted}, got {_kind(a)}")
+        a = np.asarray(a)
+    dtype = _float_dtype(a, name)
+    if ndim is not None and a.ndim != ndim:
+        raise ValueError(f"{name}: expected {wanted}, got ndim {a.ndim} (shape {a.shape})")
+    return np.require(a, dtype, ("C_CONTIGUOUS", "ALIGNED")).view(dtype)
+
+
+def _float_dtype(a: Array, name: str) -> np.dtype[Any]:
+    """The native dtype of `a`: the very object FLOAT32 or FLOAT64, which the quick checks compare by identity."""
+    native = a.dtype.newbyteorder("=")
+    if native == FLOAT32:
+        return FLOAT32
+    if native == FLOAT64:
+        return FLOAT64
+    hint = f"; convert it with {name}.astype(numpy.float32)" if a.dtype.kind in "iub" else ""
+    raise TypeError(f"{name}: expected dtype float32 or float64, got {a.dtype}{hint}")
+
+
+def _same_dtype(a: Array, name: str, dtype: np.dtype[Any], like: str) -> None:
+    if a.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, the dtype of {like}, got {a.dtype}; {like} and {name} must agree")
+
+
+def _same_memory(a: Array, b: Array) -> bool:
+    return (a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+            and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype)
+
+
+def _bad_label(a: Array, name: str, at: int, n_classes: int) -> str:
+    return f"{name}: expected labels in [0, {n_classes}), got {a[at]} at index {at}"
+
+
+def _first(a: Array) -> str:
+    return f" ({a.flat[0]!r} at index 0)" if a.size else ""
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+

@@ -1,0 +1,12 @@
+from typing import Any
+
+def forward(
+    x: Any, gamma: Any, beta: Any, eps: float, momentum: float, running_mean: Any, running_var: Any,
+    out: Any, mean: Any, rstd: Any,
+) -> None: ...
+def backward(
+    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, dx: Any, dgamma: Any, dbeta: Any,
+) -> None: ...
+def inference(
+    x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, eps: float, out: Any,
+) -> None: ...

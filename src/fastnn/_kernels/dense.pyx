@@ -1,0 +1,92 @@
+"""The dense layer: three products by gemm.pyx, and what goes around a product that NumPy's BLAS does."""
+
+from cython cimport floating
+
+from fastnn._kernels.gemm cimport gemm
+from fastnn._kernels.simd cimport simd_void
+
+
+cdef simd_void column_sums(
+    const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d), d <= COLUMNS
+    floating* sums,                                                     # OUT (d,)
+) noexcept nogil:
+    cdef double s[COLUMNS]
+    cdef Py_ssize_t i, j, quads = n // 4
+
+    for j in range(d):
+        s[j] = 0
+    # sums = sum_i x[i, :], in float64; four rows at a time, so that s is loaded and stored a quarter as often
+    for i in range(quads):
+        for j in range(d):
+            s[j] += ((<double>x[j] + x[ldx + j]) + (<double>x[2 * ldx + j] + x[3 * ldx + j]))
+        x += 4 * ldx
+    for i in range(n - 4 * quads):
+        for j in range(d):
+            s[j] += x[j]
+        x += ldx
+    for j in range(d):
+        sums[j] = <floating>s[j]
+
+
+cdef simd_void add_row(
+    const floating* row,                                                # IN (d,)
+    Py_ssize_t n, Py_ssize_t d, floating* out, Py_ssize_t ldo,          # IN OUT (n, d)
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+
+    for i in range(n):
+        for j in range(d):
+            out[j] += row[j]
+        out += ldo
+
+
+# ---- the entries for Python
+
+def forward(
+    const floating[:, ::1] x not None, const floating[:, ::1] weight not None, const floating[::1] bias,
+    floating[:, ::1] out not None,
+):
+    cdef Py_ssize_t n_in = weight.shape[0], n_out = weight.shape[1]
+    cdef const floating* b = NULL
+    if bias is not None:
+        b = &bias[0]
+    # out = x weight + bias
+    with nogil:
+        gemm(x.shape[0], n_out, n_in, &x[0, 0], n_in, 1, &weight[0, 0], n_out, 1, b, &out[0, 0], n_out)
+
+
+def backward(
+    const floating[:, ::1] dout not None, const floating[:, ::1] x not None, const floating[:, ::1] weight not None,
+    floating[:, ::1] dx, floating[:, ::1] dweight not None, floating[::1] dbias not None,
+):
+    cdef Py_ssize_t n = x.shape[0], n_in = weight.shape[0], n_out = weight.shape[1]
+    cdef const floating* no_bias = NULL
+    cdef floating* to_dx = NULL
+    if dx is not None:
+        to_dx = &dx[0, 0]
+    with nogil:
+        # dx = dout weight^T
+        if to_dx != NULL:
+            gemm(n, n_in, n_out, &dout[0, 0], n_out, 1, &weight[0, 0], 1, n_out, no_bias, to_dx, n_in)
+        # dweight = x^T dout
+        gemm(n_in, n_out, n, &x[0, 0], 1, n_in, &dout[0, 0], n_out, 1, no_bias, &dweight[0, 0], n_out)
+        sum_rows(&dout[0, 0], n, n_out, &dbias[0])
+
+
+def bias_forward(const floating[::1] bias not None, floating[:, ::1] out not None):
+    """out += bias, behind a product that BLAS did."""
+    with nogil:
+        add_row(&bias[0], out.shape[0], out.shape[1], &out[0, 0], out.shape[1])
+
+
+def bias_backward(const floating[:, ::1] dout not None, floating[::1] dbias not None):
+    """dbias = sum of the rows of dout, beside products that BLAS did."""
+    with nogil:
+        sum_rows(&dout[0, 0], dout.shape[0], dout.shape[1], &dbias[0])
+
+
+cdef void sum_rows(const floating* x, Py_ssize_t n, Py_ssize_t d, floating* sums) noexcept nogil:
+    cdef Py_ssize_t block, j
+    for block in range((d + COLUMNS - 1) // COLUMNS):
+        j = block * COLUMNS
+        column_sums(x + j, n, min(d - j, COLUMNS), d, sums + j)

@@ -1,0 +1,26 @@
+# One name for both float types: the branch is settled when the fused function is compiled.
+from cython cimport floating
+
+cdef extern from "elementary.h":
+    float fastnn_expf(float x) noexcept nogil
+    double fastnn_exp(double x) noexcept nogil
+    float fastnn_expm1_negativef(float x) noexcept nogil
+    double fastnn_expm1_negative(double x) noexcept nogil
+    float fastnn_log1p_unitf(float x) noexcept nogil
+    double fastnn_log1p_unit(double x) noexcept nogil
+
+
+cdef inline floating exp(floating x) noexcept nogil:
+    return fastnn_expf(x) if floating is float else fastnn_exp(x)
+
+
+cdef inline floating expm1_negative(floating x) noexcept nogil:     # x <= 0
+    return fastnn_expm1_negativef(x) if floating is float else fastnn_expm1_negative(x)
+
+
+cdef inline floating log1p_unit(floating x) noexcept nogil:         # 0 <= x <= 1
+    return fastnn_log1p_unitf(x) if floating is float else fastnn_log1p_unit(x)
+
+
+cdef inline floating absolute(floating x) noexcept nogil:
+    return x if x > 0 else -x

@@ -1,0 +1,81 @@
+/* The register tiles of the matrix product, one set for each instruction set, and the choice among them. */
+#ifndef FASTNN_GEMM_H
+#define FASTNN_GEMM_H
+
+#include <stddef.h>
+
+#include "simd.h"
+
+#if defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define UNROLL
+#endif
+#define FASTNN_PASTE_(a, b) a##_##b
+#define FASTNN_PASTE(a, b) FASTNN_PASTE_(a, b)
+
+#define FASTNN_TILE_TYPE(name, T) \
+    typedef struct { \
+        int lanes, rows; \
+        void (*tile)(int rows, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, \
+                     const T *b, ptrdiff_t b_row, int more, const T *bias, T *c, ptrdiff_t c_row); \
+        void (*pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, ptrdiff_t b_row, ptrdiff_t b_col, T *panel); \
+    } name;
+FASTNN_TILE_TYPE(fastnn_tile_f32, float)
+FASTNN_TILE_TYPE(fastnn_tile_f64, double)
+
+/* One level: its suffix, the bytes of a vector register and the rows of the tile. */
+#define FASTNN_LEVEL_F32(name) FASTNN_PASTE(name##_f32, FASTNN_LEVEL)
+#define FASTNN_LEVEL_F64(name) FASTNN_PASTE(name##_f64, FASTNN_LEVEL)
+
+#if FASTNN_CLONES
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v4")
+#define FASTNN_LEVEL v4
+#define FASTNN_VECTOR_BYTES 64
+#define ROWS 12
+#include "gemm_level.h"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v3")
+#define FASTNN_LEVEL v3
+#define FASTNN_VECTOR_BYTES 32
+#define ROWS 6
+#include "gemm_level.h"
+#pragma GCC pop_options
+#endif
+
+#define FASTNN_LEVEL base
+#if !defined(__has_builtin)
+#define FASTNN_VECTOR_BYTES 0
+#define ROWS 4
+#elif !__has_builtin(__builtin_shufflevector)
+#define FASTNN_VECTOR_BYTES 0
+#define ROWS 4
+#elif defined(__AVX512F__)
+#define FASTNN_VECTOR_BYTES 64
+#define ROWS 12
+#elif defined(__AVX2__)
+#define FASTNN_VECTOR_BYTES 32
+#define ROWS 6
+#elif defined(__aarch64__)
+#define FASTNN_VECTOR_BYTES 16
+#define ROWS 12
+#else
+#define FASTNN_VECTOR_BYTES 16
+#define ROWS 6
+#endif
+#include "gemm_level.h"
+
+#if FASTNN_CLONES
+#define FASTNN_BEST(name) \
+    (__builtin_cpu_supports("x86-64-v4") ? name##_v4 : __builtin_cpu_supports("x86-64-v3") ? name##_v3 : name##_base)
+#else
+#define FASTNN_BEST(name) name##_base
+#endif
+
+static fastnn_tile_f32 fastnn_best_tile_f32(void) { return FASTNN_BEST(fastnn_tile_f32); }
+static fastnn_tile_f64 fastnn_best_tile_f64(void) { return FASTNN_BEST(fastnn_tile_f64); }
+
+#endif

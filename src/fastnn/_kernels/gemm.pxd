@@ -1,0 +1,9 @@
+from cython cimport floating
+
+# C = A B (+ bias): C (m, n) with rows c_row apart, A (m, k) and B (k, n) by the strides of their rows and columns. One of
+# B's two strides is 1, so that either a matrix or its transpose may stand there.
+cdef void gemm(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
+    const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
+    const floating* bias, floating* c, Py_ssize_t c_row) noexcept nogil

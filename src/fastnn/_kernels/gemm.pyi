@@ -1,0 +1,3 @@
+from typing import Any
+
+def product(a: Any, b: Any, bias: Any, c: Any) -> None: ...

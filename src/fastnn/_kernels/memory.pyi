@@ -1,0 +1,3 @@
+from typing import Any
+
+def apart(n_written: int, *arrays: Any) -> bool: ...

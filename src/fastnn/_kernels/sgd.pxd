@@ -1,0 +1,7 @@
+from cython cimport floating
+
+from fastnn._kernels.simd cimport simd_void
+
+cdef simd_void update_tile(
+    const floating* grad, Py_ssize_t n, floating lr, floating momentum, bint nesterov, floating weight_decay,
+    floating* velocity, floating* param) noexcept nogil

@@ -1,0 +1,36 @@
+"""The SGD update: one pass over gradient, velocity and parameter."""
+
+from cython cimport floating
+
+from fastnn._kernels.simd cimport simd_void
+
+
+cdef simd_void update_tile(
+    const floating* grad,       # IN (n,)
+    Py_ssize_t n, floating lr, floating momentum, bint nesterov, floating weight_decay,
+    floating* velocity,         # IN OUT (n,), or NULL
+    floating* param,            # IN OUT (n,)
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating g, v
+
+    # g = grad + weight_decay * param;  v = momentum * v + g;  param -= lr * (g + momentum * v if nesterov else v)
+    for i in range(n):
+        g = grad[i]
+        if weight_decay != 0:
+            g = g + weight_decay * param[i]
+        if velocity != NULL:
+            v = momentum * velocity[i] + g
+            velocity[i] = v
+            g = g + momentum * v if nesterov else v
+        param[i] = param[i] - lr * g
+
+
+def update(
+    const floating[::1] grad not None, floating lr, floating momentum, bint nesterov, floating weight_decay,
+    floating[::1] velocity, floating[::1] param not None,
+):
+    cdef Py_ssize_t n = param.shape[0]
+    cdef floating* v = NULL if velocity is None else &velocity[0]
+    with nogil:
+        update_tile(&grad[0], n, lr, momentum, nesterov, weight_decay, v, &param[0])

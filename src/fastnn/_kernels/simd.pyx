@@ -1,0 +1,5 @@
+"""Which instruction set the kernels use here."""
+
+
+def level():
+    return fastnn_simd_level().decode("ascii")

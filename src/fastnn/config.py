@@ -1,0 +1,33 @@
+"""What this build does on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastnn import dense
+from fastnn._kernels import simd
+from fastnn._version import __version__
+
+
+def config() -> dict[str, str]:
+    """The facts that `show_config` prints: ``version``, ``simd`` (the instruction set in use) and ``matmul``."""
+    if dense.OWN_PRODUCT_UP_TO >= 2**62:
+        matmul = "own"
+    else:
+        matmul = f"own up to {dense.OWN_PRODUCT_UP_TO} multiplications, above NumPy's BLAS"
+    matmul += f"; one row times more than {dense.OWN_VECTOR_PRODUCT_UP_TO} weights: NumPy's BLAS ({_numpy_blas()})"
+    return {"version": __version__, "simd": simd.level(), "matmul": matmul}
+
+
+def show_config() -> None:
+    """Print the version, the SIMD level in use and who does the matrix products."""
+    for key, value in config().items():
+        print(f"{key:8} {value}")
+
+
+def _numpy_blas() -> str:
+    build: dict[str, Any] = np.show_config(mode="dicts")  # type: ignore[assignment]
+    blas = build.get("Build Dependencies", {}).get("blas", {})
+    return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()

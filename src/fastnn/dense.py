@@ -1,0 +1,142 @@
+"""The dense (fully connected, linear) layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastnn import _check
+from fastnn._kernels import by_dtype, dense, memory, simd
+
+_forward = by_dtype(dense.forward)
+_backward = by_dtype(dense.backward)
+_bias_forward = by_dtype(dense.bias_forward)
+_bias_backward = by_dtype(dense.bias_backward)
+
+# Up to this many multiplications the own product is used, above it NumPy's BLAS. Measured with `python -m bench --suite
+# kernels` against OpenBLAS on one thread: with AVX-512 the own product won at every size tried, up to 2048 x 2048 x 2048;
+# with AVX2 it wins up to some millions, beyond which its weight gradient falls behind.
+OWN_PRODUCT_UP_TO = 2**62 if simd.level().startswith("x86-64-v4") else 2**21
+# A single row times a matrix is bound by reading the matrix: above this many entries BLAS reads it faster.
+OWN_VECTOR_PRODUCT_UP_TO = 2**16
+
+
+def dense_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, out: np.ndarray | None = None,
+) -> np.ndarray:
+    """``out = x @ weight + bias``.
+
+    Parameters
+    ----------
+    x : ndarray (N, I) of float32 or float64, N >= 0
+    weight : ndarray (I, O), dtype of `x`
+    bias : ndarray (O,), dtype of `x`, optional
+    out : ndarray (N, O), dtype of `x`, optional
+        Overwritten, whatever it holds; must not overlap an input.
+
+    Returns
+    -------
+    out : ndarray (N, O)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, before anything is written.
+    """
+    x = _check.matrix(x, "x")
+    weight = _check.matrix(weight, "weight")
+    n_rows, n_in = x.shape
+    n_out = weight.shape[1]
+    dtype = x.dtype
+    if weight.shape[0] != n_in or weight.dtype is not dtype or not n_in * n_out:
+        _check.inner_size(x, weight)
+    if bias is not None:
+        bias = _check.array_like(bias, "bias", (n_out,), dtype, "weight")
+    if out is None:
+        out = np.empty((n_rows, n_out), dtype)
+    else:
+        out = _check.output(out, "out", (n_rows, n_out), dtype)
+        if not memory.apart(1, out, x, weight, bias):
+            _check.written({"out": out}, {"x": x, "weight": weight, "bias": bias})
+    if n_rows == 0:
+        return out
+    if n_rows * n_in * n_out <= (OWN_PRODUCT_UP_TO if n_rows > 1 else OWN_VECTOR_PRODUCT_UP_TO):
+        _forward[dtype](x, weight, bias, out)
+    else:
+        np.matmul(x, weight, out=out)
+        if bias is not None:
+            _bias_forward[dtype](bias, out)
+    return out
+
+
+def dense_backward(
+    dout: np.ndarray, x: np.ndarray, weight: np.ndarray, *, need_dx: bool = True,
+    dx: np.ndarray | None = None, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """The gradients of `dense_forward`::
+
+        dx = dout @ weight.T        dweight = x.T @ dout        dbias = sum of the rows of dout
+
+    The sum of `dbias` is float64 for either dtype.
+
+    Parameters
+    ----------
+    dout : ndarray (N, O) of float32 or float64, N >= 0
+        The gradient of the loss with respect to the output. With no rows, `dweight` and `dbias` are zero.
+    x : ndarray (N, I), dtype of `dout`
+        The input of the forward pass.
+    weight : ndarray (I, O), dtype of `dout`
+    need_dx : bool
+        False leaves `dx` out: the first layer of a network has no use for it.
+    dx : ndarray (N, I), optional
+    dweight : ndarray (I, O), optional
+    dbias : ndarray (O,), optional
+        Overwritten, whatever they hold; must not overlap an input or each other.
+
+    Returns
+    -------
+    dx : ndarray (N, I), or None without `need_dx`
+    dweight : ndarray (I, O)
+    dbias : ndarray (O,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, before anything is written.
+    """
+    x = _check.matrix(x, "x")
+    weight = _check.matrix(weight, "weight")
+    n_rows, n_in = x.shape
+    n_out = weight.shape[1]
+    dtype = x.dtype
+    if weight.shape[0] != n_in or weight.dtype is not dtype or not n_in * n_out:
+        _check.inner_size(x, weight)
+    dout = _check.array_like(dout, "dout", (n_rows, n_out), dtype, "x and weight")
+    need_dx = _check.flag(need_dx, "need_dx")
+    if dx is not None:
+        if not need_dx:
+            raise ValueError("dx: expected None to go with need_dx=False, got an array")
+        dx = _check.output(dx, "dx", x.shape, dtype)
+    if dweight is not None:
+        dweight = _check.output(dweight, "dweight", weight.shape, dtype)
+    if dbias is not None:
+        dbias = _check.output(dbias, "dbias", (n_out,), dtype)
+    if not memory.apart(3, dx, dweight, dbias, dout, x, weight):
+        _check.written({"dx": dx, "dweight": dweight, "dbias": dbias}, {"dout": dout, "x": x, "weight": weight})
+    if dx is None and need_dx:
+        dx = np.empty(x.shape, dtype)
+    if dweight is None:
+        dweight = np.empty(weight.shape, dtype)
+    if dbias is None:
+        dbias = np.empty(n_out, dtype)
+    if n_rows == 0:
+        dweight.fill(0)
+        dbias.fill(0)
+    elif n_rows * n_in * n_out <= (OWN_PRODUCT_UP_TO if n_rows > 1 else OWN_VECTOR_PRODUCT_UP_TO):
+        _backward[dtype](dout, x, weight, dx, dweight, dbias)
+    else:
+        if dx is not None:
+            np.matmul(dout, weight.T, out=dx)
+        np.matmul(x.T, dout, out=dweight)
+        _bias_backward[dtype](dout, dbias)
+    return dx, dweight, dbias
+

@@ -1,0 +1,348 @@
+"""The layers of a `Sequential`: what each computes, and which arrays it owns.
+
+A layer is a description until a `Sequential` takes it and binds its arrays: parameters, gradients and statistics are views of
+the network's flat buffers. The three passes call the kernels of `fastnn`:
+
+``infer(x)``                    the output in evaluation mode; touches nothing, so that threads may share a network
+``forward(x, out, rng)``        the output in training mode, into `out`; what the backward pass needs is borrowed until then
+``backward(dout, need_dx)``     writes the parameters' gradients; the gradient of the input, in the memory of `dout` if it can
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastnn import _check, init
+from fastnn.activation import KINDS, activation_backward, activation_forward
+from fastnn.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
+from fastnn.dense import dense_backward, dense_forward
+
+Array = np.ndarray
+Init = str | Callable[..., Any] | np.ndarray
+
+#: The initialisers that need nothing but a shape.
+INITIALISERS = (
+    "xavier_uniform", "xavier_normal", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
+    "lecun_normal", "fan_in_uniform", "orthogonal", "sparse", "zeros",
+)
+
+
+class Layer:
+    """What the layers have in common. Not for use by itself.
+
+    Attributes
+    ----------
+    parameters, statistics : dict of str to ndarray
+        The arrays by their names in `Sequential.state_dict`; empty until a `Sequential` binds them.
+    gradients : dict of str to ndarray
+        Of the last training step, by the names of the parameters.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Array] = {}
+        self.gradients: dict[str, Array] = {}
+        self.statistics: dict[str, Array] = {}
+        self.bound = False
+
+    def width(self, n_in: int | None, name: str) -> int | None:
+        """The number of features that come out when `n_in` go in; None is any. ValueError naming `name` if they cannot."""
+        return n_in
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def statistic_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def bind(
+        self, parameters: dict[str, Array], gradients: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any],
+    ) -> None:
+        self.parameters, self.gradients, self.statistics, self.bound = parameters, gradients, statistics, True
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        """Fill the bound arrays with what they start from."""
+
+    def infer(self, x: Array) -> Array:
+        raise TypeError(f"{type(self).__name__} is not a layer by itself")
+
+    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
+        raise TypeError(f"{type(self).__name__} is not a layer by itself")
+
+    def backward(self, dout: Array, need_dx: bool) -> Array | None:
+        raise TypeError(f"{type(self).__name__} is not a layer by itself")
+
+
+def _array_property(kind: str, name: str, doc: str) -> Any:
+    """An attribute that reads the bound array `name`, and writes into it."""
+
+    def get(self: Layer) -> Array | None:
+        return getattr(self, kind).get(name)
+
+    def set(self: Layer, value: Any) -> None:
+        array = getattr(self, kind).get(name)
+        if array is None:
+            raise AttributeError(f"{name}: the layer has none, or belongs to no Sequential yet")
+        array[...] = _check.array_of_shape(value, name, array.shape)
+
+    return property(get, set, doc=doc)
+
+
+class Dense(Layer):
+    """A fully connected layer, ``x @ weight + bias``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+        False in front of a `BatchNorm`, whose mean would swallow it.
+    init : str, callable or ndarray
+        How `weight` starts: the name of a function in `fastnn.init` that needs only a shape, a callable
+        ``init(shape, *, rng, dtype)`` such as ``functools.partial(fastnn.init.normal, std=0.01)``, or an array
+        (in_features, out_features). The bias starts at zero.
+
+    Attributes
+    ----------
+    weight : ndarray (in_features, out_features)
+    bias : ndarray (out_features,), or None
+        Assigning writes into the network's memory.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, init: Init = "xavier_uniform") -> None:
+        super().__init__()
+        self.in_features = _check.integer(in_features, "in_features", least=1)
+        self.out_features = _check.integer(out_features, "out_features", least=1)
+        self.has_bias = _check.flag(bias, "bias")
+        if isinstance(init, str):
+            _check.choice(init, "init", INITIALISERS)
+        elif isinstance(init, np.ndarray):
+            _check.array_of_shape(init, "init", (self.in_features, self.out_features))
+        elif not callable(init):
+            raise TypeError(f"init: expected a name in fastnn.init, a callable or an array, got {type(init).__name__}")
+        self.init = init
+
+    weight = _array_property("parameters", "weight", "(in_features, out_features)")
+    bias = _array_property("parameters", "bias", "(out_features,), or None")
+
+    def __repr__(self) -> str:
+        return f"Dense({self.in_features}, {self.out_features}{'' if self.has_bias else ', bias=False'})"
+
+    def width(self, n_in: int | None, name: str) -> int:
+        if n_in is not None and n_in != self.in_features:
+            raise ValueError(f"{name}: expected in_features {n_in}, what the layer before gives, got {self.in_features}")
+        return self.out_features
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.in_features, self.out_features)}
+        return shapes | {"bias": (self.out_features,)} if self.has_bias else shapes
+
+    def bind(
+        self, parameters: dict[str, Array], gradients: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any],
+    ) -> None:
+        super().bind(parameters, gradients, statistics, dtype)
+        # batch norm behind the layer makes a bias pointless, but its gradient is a by-product that needs a place
+        self._dbias = gradients.get("bias", np.empty(self.out_features, dtype))
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        shape = (self.in_features, self.out_features)
+        weight = self.parameters["weight"]
+        if "bias" in self.parameters:
+            self.parameters["bias"].fill(0)
+        if isinstance(self.init, np.ndarray):
+            weight[...] = self.init
+        else:
+            function = getattr(init, self.init) if isinstance(self.init, str) else self.init
+            weight[...] = _check.array_of_shape(function(shape, rng=rng, dtype=weight.dtype), "init", shape)
+
+    def infer(self, x: Array) -> Array:
+        return dense_forward(x, self.parameters["weight"], self.parameters.get("bias"))
+
+    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
+        self._x = x
+        return dense_forward(x, self.parameters["weight"], self.parameters.get("bias"), out=out)
+
+    def backward(self, dout: Array, need_dx: bool) -> Array | None:
+        dx, _, _ = dense_backward(
+            dout, self._x, self.parameters["weight"], need_dx=need_dx, dweight=self.gradients["weight"], dbias=self._dbias)
+        return dx
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over the rows: by the batch's statistics in training, by the running ones in evaluation.
+
+    Parameters
+    ----------
+    num_features : int
+    eps : float
+        > 0, inside the root.
+    momentum : float
+        The weight of the **new** batch in the running statistics, in [0, 1], as in PyTorch; Keras' momentum is one minus it.
+
+    Attributes
+    ----------
+    gamma, beta : ndarray (num_features,)
+        Scale and shift; start at 1 and 0.
+    running_mean, running_var : ndarray (num_features,)
+        Start at 0 and 1. The variance is the unbiased one; the batch itself is normalised by the biased one.
+    """
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features = _check.integer(num_features, "num_features", least=1)
+        self.eps = _check.positive(eps, "eps")
+        self.momentum = _check.fraction(momentum, "momentum")
+
+    gamma = _array_property("parameters", "gamma", "(num_features,)")
+    beta = _array_property("parameters", "beta", "(num_features,)")
+    running_mean = _array_property("statistics", "running_mean", "(num_features,)")
+    running_var = _array_property("statistics", "running_var", "(num_features,)")
+
+    def __repr__(self) -> str:
+        return f"BatchNorm({self.num_features})"
+
+    def width(self, n_in: int | None, name: str) -> int:
+        if n_in is not None and n_in != self.num_features:
+            raise ValueError(f"{name}: expected num_features {n_in}, what the layer before gives, got {self.num_features}")
+        return self.num_features
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gamma": (self.num_features,), "beta": (self.num_features,)}
+
+    def statistic_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"running_mean": (self.num_features,), "running_var": (self.num_features,)}
+
+    def bind(
+        self, parameters: dict[str, Array], gradients: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any],
+    ) -> None:
+        _check.batchnorm_eps(self.eps, dtype)
+        super().bind(parameters, gradients, statistics, dtype)
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        self.parameters["gamma"].fill(1)
+        self.parameters["beta"].fill(0)
+        self.statistics["running_mean"].fill(0)
+        self.statistics["running_var"].fill(1)
+
+    def infer(self, x: Array) -> Array:
+        p, s = self.parameters, self.statistics
+        return batchnorm_inference(x, p["gamma"], p["beta"], s["running_mean"], s["running_var"], eps=self.eps)
+
+    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
+        running = tuple(self.statistics.values()) if update_statistics else (None, None)
+        _, self._mean, self._rstd = batchnorm_forward(
+            x, self.parameters["gamma"], self.parameters["beta"], *running, momentum=self.momentum, eps=self.eps, out=out)
+        self._x = x
+        return out
+
+    def backward(self, dout: Array, need_dx: bool) -> Array:
+        g = self.gradients
+        dx, _, _ = batchnorm_backward(
+            dout, self._x, self.parameters["gamma"], self._mean, self._rstd, dx=dout, dgamma=g["gamma"], dbeta=g["beta"])
+        return dx
+
+
+class Activation(Layer):
+    """An element-wise activation; `kind` as for `fastnn.activation_forward`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = _check.choice(kind, "kind", KINDS)
+
+    def __repr__(self) -> str:
+        return f"Activation({self.kind!r})"
+
+    def infer(self, x: Array) -> Array:
+        return activation_forward(x, self.kind)
+
+    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
+        self._y = activation_forward(x, self.kind, out=out)
+        return self._y
+
+    def backward(self, dout: Array, need_dx: bool) -> Array:
+        return activation_backward(dout, self._y, self.kind, dx=dout)
+
+
+class _Named(Activation):
+    """An activation with a class of its own."""
+
+    KIND = ""
+
+    def __init__(self) -> None:
+        super().__init__(self.KIND)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class ReLU(_Named):
+    """``max(x, 0)``."""
+
+    KIND = "relu"
+
+
+class LeakyReLU(_Named):
+    """``x if x > 0 else 0.01 x``."""
+
+    KIND = "leaky_relu"
+
+
+class Tanh(_Named):
+    """``tanh(x)``."""
+
+    KIND = "tanh"
+
+
+class Sigmoid(_Named):
+    """``1 / (1 + exp(-x))``."""
+
+    KIND = "sigmoid"
+
+
+class Softsign(_Named):
+    """``x / (1 + abs(x))``."""
+
+    KIND = "softsign"
+
+
+class Softplus(_Named):
+    """``log(1 + exp(x))``."""
+
+    KIND = "softplus"
+
+
+class ELU(_Named):
+    """``x if x > 0 else exp(x) - 1``."""
+
+    KIND = "elu"
+
+
+class Dropout(Layer):
+    """In training, sets each element to zero with probability `p` and scales the others by ``1 / (1 - p)``.
+
+    Srivastava et al. (2014), in the inverted form: evaluation changes nothing. The masks come from the network's generator.
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = _check.dropout_rate(p)
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.p})"
+
+    def infer(self, x: Array) -> Array:
+        return x
+
+    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
+        kept = rng.random(x.shape, x.dtype) >= self.p
+        self._scale = np.multiply(kept, 1 / (1 - self.p), dtype=x.dtype)
+        return np.multiply(x, self._scale, out=out)
+
+    def backward(self, dout: Array, need_dx: bool) -> Array:
+        return np.multiply(dout, self._scale, out=dout)

@@ -1,0 +1,58 @@
+"""What surrounds a training step: batches and the history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastnn import _check
+
+LAST_BATCH = ("merge", "drop", "keep")
+
+
+class History:
+    """The record of one `Sequential.fit`.
+
+    Attributes
+    ----------
+    epochs : list of dict
+        For each epoch ``epoch`` (counted from 1 over the life of the network), ``loss`` (the mean over its rows, each taken
+        before the update by its batch), ``lr``, ``seconds`` and, with validation data, ``val_loss`` and ``val_accuracy``.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Any]] = []
+
+    @property
+    def loss(self) -> list[float]:
+        """The mean loss of each epoch."""
+        return [epoch["loss"] for epoch in self.epochs]
+
+    def __repr__(self) -> str:
+        last = f", {self.epochs[-1]}" if self.epochs else ""
+        return f"History({len(self.epochs)} epochs{last})"
+
+
+def batch_bounds(n_rows: int, batch_size: int, last_batch: str) -> list[tuple[int, int]]:
+    """The first and the behind-last row of each batch of an epoch.
+
+    A remainder is merged into the batch before it, dropped or kept as a smaller batch. Fewer rows than one batch are one
+    batch, but for ``"drop"``, which leaves none.
+    """
+    n_rows = _check.integer(n_rows, "x", least=1)
+    batch_size = _check.integer(batch_size, "batch_size", least=1)
+    last_batch = _check.choice(last_batch, "last_batch", LAST_BATCH)
+    starts = list(range(0, n_rows, batch_size))
+    remainder = n_rows % batch_size
+    if remainder and (last_batch == "drop" or (last_batch == "merge" and len(starts) > 1)):
+        starts.pop()
+    if not starts:
+        raise ValueError(f"batch_size: expected at most {n_rows}, the rows of x, with last_batch='drop', got {batch_size}")
+    end = n_rows - remainder if last_batch == "drop" else n_rows
+    return list(zip(starts, [*starts[1:], end], strict=True))
+
+
+def chunks(n_rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive runs of at most `size` rows."""
+    for start in range(0, n_rows, size):
+        yield start, min(start + size, n_rows)
