@@ -1,10 +1,11 @@
 """Batch normalisation of a block of features over all rows.
 
-Goodfellow et al. (8.35)-(8.37); Ioffe & Szegedy (2015), algorithm 1. Column sums are float64 for either dtype, taken of the
-differences from a pivot near the data, so that a large mean costs no digits: with the pivot p = x[0] among the n rows,
-|p - mean| <= sqrt(n - 1) std, hence E[(x-p)^2] - E[x-p]^2 loses at most n units of float64, far below one of float32. For
-float64 data a second pass with the pivot at the mean found first removes that loss too. A mean is kept as a pair hi + lo up
-to the subtraction. Sums take four rows at a time: the accumulators are then loaded and stored a quarter as often.
+Goodfellow et al. (8.35)-(8.37); Ioffe & Szegedy (2015), algorithm 1. Column sums are float64 for either dtype, and taken of
+the differences from a pivot near the data, so that a large mean costs no digits. The pivot p is the first row:
+|p - mean| <= sqrt(n - 1) std for any of n numbers, hence E[u^2] - E[u]^2 with u = x - p loses at most n units of float64,
+far below one of float32. For float64 data a second pass, from the mean found first, removes that loss too. The mean is kept
+as a pair hi + lo up to its subtraction. Sums take four rows at a time, so that the accumulators are loaded and stored a
+quarter as often.
 """
 
 from cython cimport floating
@@ -13,7 +14,24 @@ from libc.math cimport sqrt
 from fastnn._kernels.simd cimport simd_void
 
 
-cdef double ZEROS[COLUMNS]      # four rows of any float type that add nothing to a sum; statically zero
+cdef enum:
+    LINE = 64                   # bytes of a cache line
+    SPARE = LINE // 4           # elements that aligning a scratch array may cost
+
+cdef double ZEROS[COLUMNS]      # a row of either type that adds nothing to a sum; statically zero
+
+
+cdef inline Py_ssize_t columns_to_line(const floating* out, Py_ssize_t ldo) noexcept nogil:
+    # NumPy's arrays start anywhere in a cache line. Where all rows start alike, so many columns up to a line's start go
+    # first: then no store of the others crosses into the next line, which costs up to a third of the time.
+    cdef Py_ssize_t size = sizeof(floating)
+    return 0 if ldo * size % LINE else (LINE - <Py_ssize_t>(<size_t>out % LINE)) % LINE // size
+
+
+cdef inline floating* aligned(floating* scratch, Py_ssize_t head) noexcept nogil:
+    # the first place in scratch from which element `head` starts a line; costs less than SPARE elements
+    cdef Py_ssize_t size = sizeof(floating)
+    return scratch + (LINE - <Py_ssize_t>((<size_t>scratch + head * size) % LINE)) % LINE // size
 
 
 cdef simd_void shifted_sums(
@@ -37,7 +55,7 @@ cdef simd_void shifted_sums(
         x1 = x0 + ldx if i + 1 < n else pivot
         x2 = x1 + ldx if i + 2 < n else pivot
         x3 = x2 + ldx if i + 3 < n else pivot
-        # s1 = sum(x - p);  s2 = sum((x - p)^2)
+        # u = x - p;  s1 = sum(u);  s2 = sum(u^2)
         for j in range(d):
             p = pivot[j]
             u0 = x0[j] - p
@@ -48,17 +66,27 @@ cdef simd_void shifted_sums(
             s2[j] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
 
 
+cdef inline void scale_shift_row(
+    const floating* x, Py_ssize_t start, Py_ssize_t end,
+    const floating* hi, const floating* lo, const floating* scale, const floating* shift, floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    # out = ((x - hi) - lo) * scale + shift, never folded into a * x + b, which cancels when the mean is large
+    for j in range(start, end):
+        out[j] = ((x[j] - hi[j]) - lo[j]) * scale[j] + shift[j]
+
+
 cdef simd_void scale_shift(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
-    const floating* hi, const floating* lo, const floating* scale, const floating* beta,    # IN (d,)
-    floating* out, Py_ssize_t ldo,                                      # OUT (n, d)
+    const floating* hi, const floating* lo, const floating* scale, const floating* shift,    # IN (d,), aligned at `head`
+    Py_ssize_t head, floating* out, Py_ssize_t ldo,                     # OUT (n, d)
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i
 
-    # out = ((x - hi) - lo) * scale + beta, never folded into a * x + b, which cancels when the mean is large
+    head = min(head, d)
     for i in range(n):
-        for j in range(d):
-            out[j] = ((x[j] - hi[j]) - lo[j]) * scale[j] + beta[j]
+        scale_shift_row(x, 0, head, hi, lo, scale, shift, out)
+        scale_shift_row(x, head, d, hi, lo, scale, shift, out)
         x += ldx
         out += ldo
 
@@ -71,41 +99,42 @@ cdef simd_void forward_tile(
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
     double* mean, double* rstd,                                         # OUT (d,)
 ) noexcept nogil:
-    cdef floating hi[COLUMNS]
-    cdef floating lo[COLUMNS]
-    cdef floating scale[COLUMNS]
+    cdef floating scratch[4][COLUMNS + SPARE]
     cdef double s2[COLUMNS]
     cdef double* s1 = rstd
-    cdef double shift, var, unbiased = <double>n / (n - 1)
-    cdef Py_ssize_t j
+    cdef double pivot, rest, var, unbiased = <double>n / (n - 1)
+    cdef Py_ssize_t j, head = columns_to_line(out, ldo)
+    cdef floating* hi = aligned(scratch[0], head)
+    cdef floating* lo = aligned(scratch[1], head)
+    cdef floating* scale = aligned(scratch[2], head)
+    cdef floating* shift = aligned(scratch[3], head)
 
-    shifted_sums(x, n, d, ldx, x, s1, s2)
-    # mean = p + s1 / n
     for j in range(d):
-        mean[j] = x[j] + s1[j] / n
+        hi[j] = x[j]
+    shifted_sums(x, n, d, ldx, hi, s1, s2)
     if floating is double:
-        shifted_sums(x, n, d, ldx, mean, s1, s2)
+        for j in range(d):
+            hi[j] += s1[j] / n
+        shifted_sums(x, n, d, ldx, hi, s1, s2)
     for j in range(d):
-        # var = s2 / n - (s1 / n)^2;  rstd = 1 / sqrt(var + eps)
-        shift = s1[j] / n
-        var = s2[j] / n - shift * shift
-        # mean + shift = hi + lo, the mean to twice the precision of the data
-        if floating is double:
-            hi[j] = mean[j] + shift
-            lo[j] = shift - (hi[j] - mean[j])
-            mean[j] = hi[j]
-        else:
-            hi[j] = <floating>mean[j]
-            lo[j] = <floating>(mean[j] - hi[j])
+        # with the pivot p:  mean = p + s1 / n;  var = s2 / n - (s1 / n)^2;  rstd = 1 / sqrt(var + eps)
+        rest = s1[j] / n
+        var = s2[j] / n - rest * rest
+        # hi + lo = p + rest, the mean to twice the precision of the data
+        pivot = hi[j]
+        mean[j] = pivot + rest
+        hi[j] = <floating>mean[j]
+        lo[j] = <floating>(rest - (hi[j] - pivot))
         rstd[j] = 1 / sqrt(var + eps)
         scale[j] = <floating>(gamma[j] * rstd[j])
+        shift[j] = beta[j]
         s2[j] = var * unbiased
     # running = (1 - momentum) * running + momentum * batch, with the unbiased variance
     if running_mean != NULL:
         for j in range(d):
             running_mean[j] = <floating>((1 - momentum) * running_mean[j] + momentum * mean[j])
             running_var[j] = <floating>((1 - momentum) * running_var[j] + momentum * s2[j])
-    scale_shift(x, n, d, ldx, hi, lo, scale, beta, out, ldo)
+    scale_shift(x, n, d, ldx, hi, lo, scale, shift, head, out, ldo)
 
 
 cdef simd_void backward_sums(
@@ -134,7 +163,7 @@ cdef simd_void backward_sums(
         sum_du[j] = 0
         sum_u[j] = 0
     for i in range(0, n, 4):
-        # past the last row stand rows that add nothing
+        # past the last row stand rows that add nothing: no gradient, and for sum_u x at the mean
         x0 = x + i * ldx
         x1 = x0 + ldx if i + 1 < n else no_x
         x2 = x1 + ldx if i + 2 < n else no_x
@@ -159,19 +188,30 @@ cdef simd_void backward_sums(
                 sum_u[j] += (u0 + u1) + (u2 + u3)
 
 
+cdef inline void backward_dx_row(
+    const floating* dout, const floating* x, Py_ssize_t start, Py_ssize_t end,
+    const floating* hi, const floating* lo, const floating* slope,
+    const floating* d_hi, const floating* d_lo, const floating* scale, floating* dx,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    # dx = (dout - mean(dout)) * scale - (x - mean) * slope, both means as pairs hi + lo
+    for j in range(start, end):
+        dx[j] = ((dout[j] - d_hi[j]) - d_lo[j]) * scale[j] - ((x[j] - hi[j]) - lo[j]) * slope[j]
+
+
 cdef simd_void backward_dx(
     const floating* dout, Py_ssize_t ldd,                               # IN (n, d)
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
-    const floating* hi, const floating* lo, const floating* slope,      # IN (d,)
-    const floating* d_hi, const floating* d_lo, const floating* scale,  # IN (d,)
-    floating* dx, Py_ssize_t lddx,                                      # OUT (n, d)
+    const floating* hi, const floating* lo, const floating* slope,      # IN (d,), aligned at `head`
+    const floating* d_hi, const floating* d_lo, const floating* scale,  # IN (d,), aligned at `head`
+    Py_ssize_t head, floating* dx, Py_ssize_t lddx,                     # OUT (n, d)
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i
 
-    # dx = (dout - mean(dout)) * scale - (x - mean) * slope, both means as pairs hi + lo
+    head = min(head, d)
     for i in range(n):
-        for j in range(d):
-            dx[j] = ((dout[j] - d_hi[j]) - d_lo[j]) * scale[j] - ((x[j] - hi[j]) - lo[j]) * slope[j]
+        backward_dx_row(dout, x, 0, head, hi, lo, slope, d_hi, d_lo, scale, dx)
+        backward_dx_row(dout, x, head, d, hi, lo, slope, d_hi, d_lo, scale, dx)
         dout += ldd
         x += ldx
         dx += lddx
@@ -184,35 +224,36 @@ cdef simd_void backward_tile(
     floating* dx, Py_ssize_t lddx,                                      # OUT (n, d), may be dout or x
     floating* dgamma, floating* dbeta,                                  # OUT (d,)
 ) noexcept nogil:
+    cdef floating scratch[6][COLUMNS + SPARE]
     cdef double sum_d[COLUMNS]
     cdef double sum_du[COLUMNS]
     cdef double sum_u[COLUMNS]
-    cdef floating hi[COLUMNS]
-    cdef floating lo[COLUMNS]
-    cdef floating slope[COLUMNS]
-    cdef floating d_hi[COLUMNS]
-    cdef floating d_lo[COLUMNS]
-    cdef floating scale[COLUMNS]
-    cdef double low, sum_dxhat, mean_d
-    cdef Py_ssize_t j
+    cdef double low, dxhat, mean_d
+    cdef Py_ssize_t j, head = columns_to_line(dx, lddx)
+    cdef floating* hi = aligned(scratch[0], head)
+    cdef floating* lo = aligned(scratch[1], head)
+    cdef floating* slope = aligned(scratch[2], head)
+    cdef floating* d_hi = aligned(scratch[3], head)
+    cdef floating* d_lo = aligned(scratch[4], head)
+    cdef floating* scale = aligned(scratch[5], head)
 
     backward_sums(dout, ldd, x, n, d, ldx, mean, sum_d, sum_du, sum_u)
     for j in range(d):
-        # what rounding left of the mean: low = mean(x - mean), nothing for float32 data, whose mean is float64
+        # what float64 left of the mean: low = mean(x - mean), hence xhat = (x - mean - low) * rstd; 0 for float32 data
         low = sum_u[j] / n
-        # xhat = (x - mean - low) * rstd;  dgamma = sum(dout * xhat);  dbeta = sum(dout)
-        sum_dxhat = rstd[j] * (sum_du[j] - low * sum_d[j])
-        dgamma[j] = <floating>sum_dxhat
+        hi[j] = <floating>mean[j]
+        lo[j] = <floating>((mean[j] - hi[j]) + low)
+        # dgamma = sum(dout * xhat);  dbeta = sum(dout)
+        dxhat = rstd[j] * (sum_du[j] - low * sum_d[j])
+        dgamma[j] = <floating>dxhat
         dbeta[j] = <floating>sum_d[j]
         # dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat))
-        scale[j] = <floating>(gamma[j] * rstd[j])
-        slope[j] = <floating>(gamma[j] * rstd[j] * rstd[j] * (sum_dxhat / n))
         mean_d = sum_d[j] / n
         d_hi[j] = <floating>mean_d
         d_lo[j] = <floating>(mean_d - d_hi[j])
-        hi[j] = <floating>mean[j]
-        lo[j] = <floating>((mean[j] - hi[j]) + low)
-    backward_dx(dout, ldd, x, n, d, ldx, hi, lo, slope, d_hi, d_lo, scale, dx, lddx)
+        scale[j] = <floating>(gamma[j] * rstd[j])
+        slope[j] = <floating>(gamma[j] * rstd[j] * rstd[j] * (dxhat / n))
+    backward_dx(dout, ldd, x, n, d, ldx, hi, lo, slope, d_hi, d_lo, scale, head, dx, lddx)
 
 
 cdef simd_void inference_tile(
@@ -222,14 +263,19 @@ cdef simd_void inference_tile(
     double eps,
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
 ) noexcept nogil:
-    cdef floating lo[COLUMNS]
-    cdef floating scale[COLUMNS]
-    cdef Py_ssize_t j
+    cdef floating scratch[4][COLUMNS + SPARE]
+    cdef Py_ssize_t j, head = columns_to_line(out, ldo)
+    cdef floating* hi = aligned(scratch[0], head)
+    cdef floating* lo = aligned(scratch[1], head)
+    cdef floating* scale = aligned(scratch[2], head)
+    cdef floating* shift = aligned(scratch[3], head)
 
     for j in range(d):
+        hi[j] = running_mean[j]
         lo[j] = 0
         scale[j] = <floating>(gamma[j] / sqrt(running_var[j] + eps))
-    scale_shift(x, n, d, ldx, running_mean, lo, scale, beta, out, ldo)
+        shift[j] = beta[j]
+    scale_shift(x, n, d, ldx, hi, lo, scale, shift, head, out, ldo)
 
 
 # ---- the entries for Python: one row-major array each, in blocks of COLUMNS features
