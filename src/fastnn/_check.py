@@ -123,7 +123,10 @@ def array_of_shape(a: Any, name: str, shape: Shape) -> Array:
     """Anything real that NumPy takes for an array of this shape: values to be copied into an array of the network."""
     if isinstance(a, np.ma.MaskedArray) or a is None:
         raise TypeError(f"{name}: expected an array of shape {shape}, got {_kind(a)}")
-    a = np.asarray(a)
+    try:
+        a = np.asarray(a)
+    except ValueError:
+        raise ValueError(f"{name}: expected shape {shape}, got rows of different lengths") from None
     if a.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}")
     if a.shape != shape:
@@ -135,12 +138,12 @@ def rows(a: Any, name: str, n_columns: int) -> Array:
     """A 2-D array of float32, float64, integers or bool with `n_columns` columns, as it is: rows are converted by the batch."""
     if isinstance(a, np.ma.MaskedArray) or (not isinstance(a, np.ndarray) and not hasattr(a, "__array__")):
         if isinstance(a, list | tuple):
-            raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)}, ndim {np.ndim(a)}; convert it with numpy.array")
+            raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)}, ndim {_ndim(a)}; convert it with numpy.array")
         raise TypeError(f"{name}: expected a 2-D array, got {_kind(a)}")
     if isinstance(a, np.matrix):
         raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)} with ndim 2; convert it with numpy.asarray")
     a = np.asarray(a)
-    if a.dtype.kind not in "iub" and a.dtype.newbyteorder("=") not in (FLOAT32, FLOAT64):
+    if a.dtype.kind not in "iub" and (a.dtype.kind != "f" or a.dtype.newbyteorder("=") not in (FLOAT32, FLOAT64)):
         raise TypeError(f"{name}: expected dtype float32, float64, an integer or bool, got {a.dtype}")
     if a.ndim != 2:
         hint = "; one column is .reshape(-1, 1)" if a.ndim == 1 else ""
@@ -150,12 +153,11 @@ def rows(a: Any, name: str, n_columns: int) -> Array:
     return a
 
 
-def finite_rows(a: Array, name: str, at: Array | int) -> None:
-    """Every entry finite; `at` says which rows of the argument these are: their indices, or the first of a run."""
+def finite_rows(a: Array, name: str, first: int) -> None:
+    """Every entry finite; the rows are those of the argument from `first` on."""
     if not np.isfinite(a).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
-        value, row = a[row, column], int(at[row]) if isinstance(at, np.ndarray) else at + row
-        raise ValueError(f"{name}: expected finite numbers, got {value} at row {row}, column {column}")
+        raise ValueError(f"{name}: expected finite numbers, got {a[row, column]} at row {first + row}, column {column}")
 
 
 # --------------------------------------------------------------------------------------------------------- outputs
@@ -218,7 +220,10 @@ def number(value: Any, name: str) -> float:
     if type(value) is not float:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name}: expected a real number, got {_kind(value)}")
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
     return value
@@ -259,6 +264,14 @@ def fraction(value: Any, name: str) -> float:
     value = number(value, name)
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected 0 <= {name} <= 1, got {value}")
+    return value
+
+
+def learning_rate(value: Any, dtype: np.dtype[Any]) -> float:
+    """A number >= 0, and still finite once rounded to the dtype of the parameters."""
+    value = non_negative(value, "lr")
+    if value > 3.4e38 and dtype is FLOAT32:
+        raise ValueError(f"lr: expected a number that is finite in {dtype}, got {value}")
     return value
 
 
@@ -313,9 +326,10 @@ def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
         dtype = np.dtype(value) if value is not None else None
     except TypeError:
         dtype = None
-    if dtype == FLOAT32:
+    # NumPy takes None for float64, in a comparison too
+    if dtype is not None and dtype == FLOAT32:
         return FLOAT32
-    if dtype == FLOAT64:
+    if dtype is not None and dtype == FLOAT64:
         return FLOAT64
     raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
 
@@ -362,7 +376,7 @@ def _as_float_array(a: Any, name: str, ndim: int | None) -> Array:
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(a, np.matrix | list | tuple):
-        raise ValueError(f"{name}: expected {wanted}, got {_kind(a)} with ndim {np.ndim(a)}; convert it with numpy.array")
+        raise ValueError(f"{name}: expected {wanted}, got {_kind(a)} with ndim {_ndim(a)}; convert it with numpy.array")
     if not isinstance(a, np.ndarray):
         if not hasattr(a, "__array__"):
             raise TypeError(f"{name}: expected {wanted}, got {_kind(a)}")
@@ -375,11 +389,12 @@ def _as_float_array(a: Any, name: str, ndim: int | None) -> Array:
 
 def _float_dtype(a: Array, name: str) -> np.dtype[Any]:
     """The native dtype of `a`: the very object FLOAT32 or FLOAT64, which the quick checks compare by identity."""
-    native = a.dtype.newbyteorder("=")
-    if native == FLOAT32:
-        return FLOAT32
-    if native == FLOAT64:
-        return FLOAT64
+    if a.dtype.kind == "f":
+        native = a.dtype.newbyteorder("=")
+        if native == FLOAT32:
+            return FLOAT32
+        if native == FLOAT64:
+            return FLOAT64
     hint = f"; convert it with {name}.astype(numpy.float32)" if a.dtype.kind in "iub" else ""
     raise TypeError(f"{name}: expected dtype float32 or float64, got {a.dtype}{hint}")
 
@@ -400,6 +415,14 @@ def _bad_label(a: Array, name: str, at: int, n_classes: int) -> str:
 
 def _first(a: Array) -> str:
     return f" ({a.flat[0]!r} at index 0)" if a.size else ""
+
+
+def _ndim(a: Any) -> int | str:
+    """The dimensions of a list; NumPy has no word for one whose rows differ in length."""
+    try:
+        return np.ndim(a)
+    except ValueError:
+        return "unknown (ragged)"
 
 
 def _kind(value: Any) -> str:

@@ -62,7 +62,8 @@ def dense_forward(
     if n_rows * n_in * n_out <= (OWN_PRODUCT_UP_TO if n_rows > 1 else OWN_VECTOR_PRODUCT_UP_TO):
         _forward[dtype](x, weight, bias, out)
     else:
-        np.matmul(x, weight, out=out)
+        with np.errstate(all="ignore"):
+            np.matmul(x, weight, out=out)
         if bias is not None:
             _bias_forward[dtype](bias, out)
     return out
@@ -134,9 +135,10 @@ def dense_backward(
     elif n_rows * n_in * n_out <= (OWN_PRODUCT_UP_TO if n_rows > 1 else OWN_VECTOR_PRODUCT_UP_TO):
         _backward[dtype](dout, x, weight, dx, dweight, dbias)
     else:
-        if dx is not None:
-            np.matmul(dout, weight.T, out=dx)
-        np.matmul(x.T, dout, out=dweight)
+        with np.errstate(all="ignore"):
+            if dx is not None:
+                np.matmul(dout, weight.T, out=dx)
+            np.matmul(x.T, dout, out=dweight)
         _bias_backward[dtype](dout, dbias)
     return dx, dweight, dbias
 

@@ -62,6 +62,10 @@ class Layer:
     ) -> None:
         self.parameters, self.gradients, self.statistics, self.bound = parameters, gradients, statistics, True
 
+    def release(self) -> None:
+        """Be a description again, free for another network."""
+        self.parameters, self.gradients, self.statistics, self.bound = {}, {}, {}, False
+
     def initialise(self, rng: np.random.Generator) -> None:
         """Fill the bound arrays with what they start from."""
 

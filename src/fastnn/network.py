@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import _check
+from fastnn._kernels import by_dtype, sgd
 from fastnn.activation import activation_forward
 from fastnn.errors import DivergedError
 from fastnn.layers import BatchNorm, Dense, Dropout, Layer
@@ -27,7 +28,10 @@ LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "mean_squared_error": mean_squared_error,
 }
+sum_of_squares = by_dtype(sgd.sum_of_squares)
 INFERENCE_ROWS = 1024       # rows that predict and evaluate convert and compute at a time
+SAFE = 1e30                 # a step no longer than this leads from no sensible parameter to infinity
+KEPT = "the parameters of the last finite step are kept. A lower lr may help."
 
 
 class Sequential:
@@ -71,12 +75,18 @@ class Sequential:
         initial, training = np.random.SeedSequence(_check.seed(seed)).spawn(2)
         self.layers = self._connected(layers)
         self._rng = np.random.Generator(np.random.PCG64(training))
-        self._allocate()
         rng = np.random.Generator(np.random.PCG64(initial))
-        for layer in self.layers:
-            layer.initialise(rng)
+        try:
+            self._allocate()
+            for layer in self.layers:
+                layer.initialise(rng)
+        except BaseException:
+            for layer in self.layers:
+                layer.release()
+            raise
         self._optimizer: SGD | None = None
         self._velocity: Array | None = None
+        self._speed = 0.0       # no entry of the velocity is larger
         self._epoch = 0
         self._busy = threading.Lock()
 
@@ -103,7 +113,7 @@ class Sequential:
         if not _check.flag(training, "training"):
             return self._outputs(x)
         self._enough_rows([(0, len(x))])
-        with self._exclusive():
+        with self._exclusive(), self._unchanged_on_error():
             return self._forward(self._batch(x, 0, len(x)), update_statistics=True).copy()
 
     def loss_and_gradients(self, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
@@ -143,8 +153,7 @@ class Sequential:
         x, y = self._data(x, y, "x", "y")
         self._enough_rows([(0, len(x))])
         with self._exclusive():
-            self._use(optimizer)
-            return self._step(self._batch(x, 0, len(x)), self._targets(y, 0, len(x)), "")
+            return self._step(self._batch(x, 0, len(x)), self._targets(y, 0, len(x)), self._usable(optimizer), "")
 
     def fit(
         self, x: Array, y: Array, *, epochs: int = 1, batch_size: int = 32, optimizer: SGD | None = None,
@@ -168,7 +177,7 @@ class Sequential:
         last_batch : {"merge", "drop", "keep"}
             What becomes of rows that fill no batch: part of the batch before, left out of this epoch, or a smaller batch.
         check_finite : bool
-            Refuse a NaN or infinity in `x`, naming its row and column.
+            Refuse a NaN or infinity in `x`, naming its row and column. Reads `x` through once before training.
 
         Returns
         -------
@@ -177,8 +186,7 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            Naming the argument. But for a number in `x` that is not finite, found when its batch comes up, before anything
-            has changed.
+            Naming the argument, before anything has changed.
         DivergedError
             If a loss or gradient is not finite. The network keeps its state after the last finite step.
         RuntimeError
@@ -189,21 +197,22 @@ class Sequential:
         bounds = batch_bounds(len(x), batch_size, last_batch)
         self._enough_rows(bounds)
         shuffle = _check.flag(shuffle, "shuffle")
-        check_finite = _check.flag(check_finite, "check_finite") and x.dtype.kind == "f"
+        if _check.flag(check_finite, "check_finite") and x.dtype.kind == "f":
+            for start, end in chunks(len(x), INFERENCE_ROWS):
+                with np.errstate(over="ignore"):
+                    _check.finite_rows(self._batch(x, start, end), "x", start)
         validation = self._validation(validation_data)
         history = History()
         with self._exclusive():
-            optimizer = self._use(optimizer)
+            optimizer = (self._optimizer or SGD()) if optimizer is None else self._usable(optimizer)
             for _ in range(epochs):
                 started = time.perf_counter()
                 order = self._rng.permutation(len(x)) if shuffle else None
                 total = 0.0
                 for step, (start, end) in enumerate(bounds):
-                    batch = self._batch(x, start, end, order)
-                    if check_finite:
-                        _check.finite_rows(batch, "x", start if order is None else order[start:end])
                     at = f" at step {step} of epoch {self._epoch + 1}"
-                    total += (end - start) * self._step(batch, self._targets(y, start, end, order), at)
+                    batch, targets = self._batch(x, start, end, order), self._targets(y, start, end, order)
+                    total += (end - start) * self._step(batch, targets, optimizer, at)
                 self._epoch += 1
                 record = {"epoch": self._epoch, "loss": total / bounds[-1][1], "lr": optimizer.lr,
                           "seconds": time.perf_counter() - started}
@@ -268,7 +277,7 @@ class Sequential:
             raise TypeError(f"d: expected a mapping from names to arrays, got {type(d).__name__}")
         if missing := sorted(state.keys() - d.keys()):
             raise ValueError(f"d: expected an entry {missing[0]!r}, which is missing ({len(missing)} in all)")
-        if surplus := sorted(d.keys() - state.keys()):
+        if surplus := sorted(d.keys() - state.keys(), key=repr):
             raise ValueError(f"d: got an entry {surplus[0]!r}, which the network does not have ({len(surplus)} in all)")
         given = {name: _check.array_of_shape(d[name], name, a.shape).astype(self.dtype) for name, a in state.items()}
         for name, a in given.items():
@@ -331,17 +340,22 @@ class Sequential:
         finally:
             self._busy.release()
 
-    def _use(self, optimizer: SGD | None) -> SGD:
-        """Go on with `optimizer`, or with the last one; its velocity starts at zero when it is another."""
-        if optimizer is None:
-            optimizer = self._optimizer or SGD()
-        elif not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer: expected an fastnn.SGD, got {type(optimizer).__name__}")
-        if optimizer is not self._optimizer:
-            self._velocity = None
-            self._optimizer = optimizer
-        if optimizer.momentum and self._velocity is None:
-            self._velocity = np.zeros_like(self._parameters)
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Whatever goes wrong inside, running statistics and generator are as before."""
+        statistics = self._statistics.copy()
+        generator = self._rng.bit_generator.state if self._random else None
+        try:
+            yield
+        except BaseException:
+            self._statistics[...] = statistics
+            if generator is not None:
+                self._rng.bit_generator.state = generator
+            raise
+
+    def _usable(self, optimizer: Any) -> SGD:
+        if not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer: expected a fastnn.SGD, got {type(optimizer).__name__}")
         return optimizer
 
     def _data(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array]:
@@ -360,8 +374,10 @@ class Sequential:
     def _validation(self, data: Any) -> tuple[Array, Array] | None:
         if data is None:
             return None
-        if not isinstance(data, tuple | list) or len(data) != 2:
+        if not isinstance(data, tuple | list):
             raise TypeError(f"validation_data: expected a pair (x, y), got {type(data).__name__}")
+        if len(data) != 2:
+            raise ValueError(f"validation_data: expected a pair (x, y), got {len(data)} of them")
         return self._data(data[0], data[1], "validation_data[0]", "validation_data[1]")
 
     def _enough_rows(self, bounds: list[tuple[int, int]]) -> None:
@@ -428,30 +444,34 @@ class Sequential:
             d = self.layers[i].backward(d, i > first)
         return loss
 
-    def _step(self, x: Array, y: Array, at: str) -> float:
+    def _step(self, x: Array, y: Array, optimizer: SGD, at: str) -> float:
         """One update. `at` says which step this is, in the words of an error."""
-        assert self._optimizer is not None
-        statistics = self._statistics.copy()
-        generator = self._rng.bit_generator.state if self._random else None
-        with np.errstate(over="ignore", invalid="ignore"):
+        with self._unchanged_on_error(), np.errstate(all="ignore"):
             loss = self._loss_and_gradients(x, y, update_statistics=True)
-            square = float(np.dot(self._gradients, self._gradients))
-        finite = math.isfinite(loss) and (math.isfinite(square) or bool(np.isfinite(self._gradients).all()))
-        if not finite:
-            self._statistics[...] = statistics
-            if generator is not None:
-                self._rng.bit_generator.state = generator
-            what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
-            raise DivergedError(f"{what}{at}; the parameters of the last finite step are kept. A lower lr may help.")
-        self._update(self._optimizer)
+            if not math.isfinite(loss):
+                raise DivergedError(f"the loss is {loss}{at}; {KEPT}")
+            norm = _norm(self._gradients)
+            if not math.isfinite(norm):
+                raise DivergedError(f"the gradient is not finite{at}; {KEPT}")
+            if not np.isfinite(self._statistics).all():
+                raise DivergedError(f"the variance of a batch is too large for {self.dtype}{at}; {KEPT}")
+            self._update(optimizer, norm, at)
         return loss
 
-    def _update(self, optimizer: SGD) -> None:
-        g, v, p = self._gradients, self._velocity, self._parameters
-        if optimizer.clip_norm is not None:
-            norm = float(np.linalg.norm(g.astype(np.float64)))
-            if norm > optimizer.clip_norm:
-                g *= optimizer.clip_norm / norm
+    def _update(self, optimizer: SGD, norm: float, at: str) -> None:
+        """Take the step along the gradient, whose norm is given; or none, if it would lead to infinity."""
+        p, g = self._parameters, self._gradients
+        v, speed = (self._velocity, self._speed) if optimizer is self._optimizer else (None, 0.0)
+        if v is None and optimizer.momentum:
+            v = np.zeros_like(p)
+        if optimizer.clip_norm is not None and norm > optimizer.clip_norm:
+            g *= optimizer.clip_norm / norm
+            norm = optimizer.clip_norm
+        speed = optimizer.momentum * speed + norm
+        # beyond 1 weight decay no longer shrinks the weights but throws them from side to side
+        decay_grows = optimizer.lr * optimizer.weight_decay > 1 - optimizer.momentum
+        risky = (1 + optimizer.lr) * 2 * speed > SAFE or decay_grows
+        before = (p.copy(), None if v is None else v.copy()) if risky else None
         # weights come first in the buffers, and decay acts on them only
         split = self._n_weights if optimizer.weight_decay else p.size
         for part, decay in ((slice(0, split), optimizer.weight_decay), (slice(split, p.size), 0.0)):
@@ -459,6 +479,21 @@ class Sequential:
                 sgd_update(
                     p[part], g[part], None if v is None else v[part], lr=optimizer.lr, momentum=optimizer.momentum,
                     nesterov=optimizer.nesterov, weight_decay=decay)
+        if before is not None and not (np.isfinite(p).all() and (v is None or np.isfinite(v).all())):
+            p[...] = before[0]
+            if v is not None:
+                v[...] = before[1]
+            raise DivergedError(f"the step leads to infinity{at}; {KEPT}")
+        self._optimizer, self._velocity, self._speed = optimizer, v, speed
+
+
+def _norm(g: Array) -> float:
+    """The Euclidean norm of a flat array, infinite or NaN only if an entry is."""
+    square = sum_of_squares[g.dtype](g)
+    if math.isfinite(square):
+        return math.sqrt(square)
+    largest = float(np.abs(g).max())
+    return largest * math.sqrt(sum_of_squares[g.dtype](g / largest)) if math.isfinite(largest) else largest
 
 
 def _views(shapes: dict[Any, tuple[int, ...]], dtype: np.dtype[Any]) -> tuple[Array, dict[Any, Array]]:

@@ -1,4 +1,7 @@
-"""Element-wise activations and their derivatives in terms of the output."""
+"""Element-wise activations and their derivatives in terms of the output.
+
+The constants have the type of the data: a literal would be a double, and the arithmetic with it.
+"""
 
 from cython cimport floating
 
@@ -13,15 +16,17 @@ KINDS = {
 
 cdef inline floating tanh(floating x) noexcept nogil:
     # with e = expm1(-2 |x|):  tanh |x| = -e / (2 + e), which keeps its digits near zero
-    cdef floating e = expm1_negative(-2 * absolute(x))
-    cdef floating t = -e / (2 + e)
+    cdef floating two = 2
+    cdef floating e = expm1_negative(-two * absolute(x))
+    cdef floating t = -e / (two + e)
     return t if x > 0 else -t
 
 
 cdef inline floating sigmoid(floating x) noexcept nogil:
     # with e = exp(-|x|), which cannot overflow:  1 / (1 + e) to the right of zero, e / (1 + e) to its left
+    cdef floating one = 1
     cdef floating e = exp(-absolute(x))
-    return (e if x < 0 else 1) / (1 + e)
+    return (e if x < 0 else one) / (one + e)
 
 
 cdef simd_void forward_tile(
@@ -30,7 +35,7 @@ cdef simd_void forward_tile(
     floating* y,                        # OUT (n,), may be x
 ) noexcept nogil:
     cdef Py_ssize_t i
-    cdef floating v, slope = <floating>0.01
+    cdef floating v, zero = 0, one = 1, slope = <floating>0.01
 
     # comparisons are turned so that NaN goes through
     if kind == IDENTITY:
@@ -39,7 +44,7 @@ cdef simd_void forward_tile(
     elif kind == RELU:
         for i in range(n):
             v = x[i]
-            y[i] = 0 if v < 0 else v
+            y[i] = zero if v < 0 else v
     elif kind == LEAKY_RELU:
         for i in range(n):
             v = x[i]
@@ -53,12 +58,12 @@ cdef simd_void forward_tile(
     elif kind == SOFTSIGN:
         # x / (1 + |x|)
         for i in range(n):
-            y[i] = x[i] / (1 + absolute(x[i]))
+            y[i] = x[i] / (one + absolute(x[i]))
     elif kind == SOFTPLUS:
         # log(1 + e^x) = max(x, 0) + log1p(e^-|x|)
         for i in range(n):
             v = x[i]
-            y[i] = (0 if v < 0 else v) + log1p_unit(exp(-absolute(v)))
+            y[i] = (zero if v < 0 else v) + log1p_unit(exp(-absolute(v)))
     elif kind == ELU:
         # e^x - 1 to the left of zero
         for i in range(n):
@@ -72,14 +77,14 @@ cdef simd_void backward_tile(
     floating* dx,                                           # OUT (n,), may be dy or y
 ) noexcept nogil:
     cdef Py_ssize_t i
-    cdef floating v, slope = <floating>0.01
+    cdef floating v, zero = 0, one = 1, slope = <floating>0.01
 
     if kind == IDENTITY:
         for i in range(n):
             dx[i] = dy[i]
     elif kind == RELU:
         for i in range(n):
-            dx[i] = dy[i] if y[i] > 0 else 0
+            dx[i] = dy[i] if y[i] > 0 else zero
     elif kind == LEAKY_RELU:
         for i in range(n):
             v = dy[i]
@@ -88,16 +93,16 @@ cdef simd_void backward_tile(
         # 1 - y^2
         for i in range(n):
             v = y[i]
-            dx[i] = dy[i] * ((1 - v) * (1 + v))
+            dx[i] = dy[i] * ((one - v) * (one + v))
     elif kind == SIGMOID:
         # y (1 - y)
         for i in range(n):
             v = y[i]
-            dx[i] = dy[i] * (v * (1 - v))
+            dx[i] = dy[i] * (v * (one - v))
     elif kind == SOFTSIGN:
         # 1 / (1 + |x|)^2 = (1 - |y|)^2
         for i in range(n):
-            v = 1 - absolute(y[i])
+            v = one - absolute(y[i])
             dx[i] = dy[i] * (v * v)
     elif kind == SOFTPLUS:
         # sigmoid(x) = 1 - e^-y
@@ -107,7 +112,7 @@ cdef simd_void backward_tile(
         # e^x = y + 1 to the left of zero
         for i in range(n):
             v = dy[i]
-            dx[i] = v if y[i] > 0 else v * (y[i] + 1)
+            dx[i] = v if y[i] > 0 else v * (y[i] + one)
 
 
 def forward(const floating[::1] x not None, int kind, floating[::1] y not None):

@@ -194,9 +194,9 @@ cdef inline void backward_dx_row(
     const floating* d_hi, const floating* d_lo, const floating* scale, floating* dx,
 ) noexcept nogil:
     cdef Py_ssize_t j
-    # dx = (dout - mean(dout)) * scale - (x - mean) * slope, both means as pairs hi + lo
+    # dx = (dout - mean(dout) - (x - mean) * slope) * scale, both means as pairs hi + lo
     for j in range(start, end):
-        dx[j] = ((dout[j] - d_hi[j]) - d_lo[j]) * scale[j] - ((x[j] - hi[j]) - lo[j]) * slope[j]
+        dx[j] = (((dout[j] - d_hi[j]) - d_lo[j]) - ((x[j] - hi[j]) - lo[j]) * slope[j]) * scale[j]
 
 
 cdef simd_void backward_dx(
@@ -252,7 +252,7 @@ cdef simd_void backward_tile(
         d_hi[j] = <floating>mean_d
         d_lo[j] = <floating>(mean_d - d_hi[j])
         scale[j] = <floating>(gamma[j] * rstd[j])
-        slope[j] = <floating>(gamma[j] * rstd[j] * rstd[j] * (dxhat / n))
+        slope[j] = <floating>(rstd[j] * (dxhat / n))
     backward_dx(dout, ldd, x, n, d, ldx, hi, lo, slope, d_hi, d_lo, scale, head, dx, lddx)
 
 
@@ -286,7 +286,7 @@ def forward(
     floating[:, ::1] out not None, double[::1] mean not None, double[::1] rstd not None,
 ):
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
-    cdef bint running = running_mean is not None
+    cdef bint running = running_mean is not None and running_var is not None
     with nogil:
         for block in range((d + COLUMNS - 1) // COLUMNS):
             j = block * COLUMNS

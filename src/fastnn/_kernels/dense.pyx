@@ -10,22 +10,38 @@ cdef simd_void column_sums(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d), d <= COLUMNS
     floating* sums,                                                     # OUT (d,)
 ) noexcept nogil:
+    cdef double total[COLUMNS]
+    cdef double lost[COLUMNS]
     cdef double s[COLUMNS]
-    cdef Py_ssize_t i, j, quads = n // 4
+    cdef double t, u
+    cdef Py_ssize_t chunk, i, j, m
 
     for j in range(d):
-        s[j] = 0
-    # sums = sum_i x[i, :], in float64; four rows at a time, so that s is loaded and stored a quarter as often
-    for i in range(quads):
+        total[j] = 0
+        lost[j] = 0
+    # sums = sum_i x[i, :], in float64. The sum of a chunk of rows starts anew and what rounding takes from the total is
+    # kept (Knuth's two-sum), so that the error does not grow with n; four rows at a time, so that s is loaded and stored
+    # a quarter as often.
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        m = min(CHUNK, n - chunk * CHUNK)
         for j in range(d):
-            s[j] += ((<double>x[j] + x[ldx + j]) + (<double>x[2 * ldx + j] + x[3 * ldx + j]))
-        x += 4 * ldx
-    for i in range(n - 4 * quads):
+            s[j] = 0
+        for i in range(m // 4):
+            for j in range(d):
+                s[j] += (<double>x[j] + x[ldx + j]) + (<double>x[2 * ldx + j] + x[3 * ldx + j])
+            x += 4 * ldx
+        for i in range(m % 4):
+            for j in range(d):
+                s[j] += x[j]
+            x += ldx
         for j in range(d):
-            s[j] += x[j]
-        x += ldx
+            t = total[j] + s[j]
+            u = t - total[j]
+            lost[j] += (total[j] - (t - u)) + (s[j] - u)
+            total[j] = t
     for j in range(d):
-        sums[j] = <floating>s[j]
+        # an infinite total loses nothing, but what was kept of it is NaN
+        sums[j] = <floating>(total[j] + lost[j] if lost[j] == lost[j] else total[j])
 
 
 cdef simd_void add_row(

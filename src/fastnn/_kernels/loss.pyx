@@ -15,20 +15,39 @@ cdef enum:
     LANES = 8
 
 
+cdef inline double rounding_of_sum(double a, double b) noexcept nogil:
+    # what rounding took from a + b, exactly (Knuth's two-sum)
+    cdef double s = a + b
+    cdef double t = s - a
+    return (a - (s - t)) + (b - t)
+
+
+cdef inline double compensated(double total, double lost) noexcept nogil:
+    # an infinite total loses nothing, but what was kept of it is NaN
+    return total + lost if lost == lost else total
+
+
 cdef inline double sum_of(const double* e, Py_ssize_t n) noexcept nogil:
     # LANES partial sums, because one running sum waits for each addition
     cdef double s[LANES]
     cdef double rest = 0
-    cdef Py_ssize_t i, l, whole = n - n % LANES
+    cdef Py_ssize_t i, l
 
     for l in range(LANES):
         s[l] = 0
-    for i in range(whole // LANES):
+    for i in range(n // LANES):
         for l in range(LANES):
-            s[l] += e[i * LANES + l]
-    for i in range(whole, n):
-        rest += e[i]
+            s[l] += e[l]
+        e += LANES
+    for l in range(n % LANES):
+        rest += e[l]
     return (((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))) + rest
+
+
+cdef inline void add(double* total, double x) noexcept nogil:
+    # total[0] += x, with what rounding takes from it kept in total[1]
+    total[1] += rounding_of_sum(total[0], x)
+    total[0] += x
 
 
 cdef simd_void softmax_tile(
@@ -36,13 +55,15 @@ cdef simd_void softmax_tile(
     const Py_ssize_t* labels,                               # IN (n,) in [0, k)
     double scale,
     floating* dlogits,                                      # OUT (n, k), may be logits
-    double* total,                                          # IN OUT
+    double* total,                                          # IN OUT (2,)
 ) noexcept nogil:
     cdef double e[CHUNK]
     cdef double top[CHUNK]
     cdef double margin[CHUNK]
     cdef double others[CHUNK]
     cdef double at_target[CHUNK]
+    cdef double losses[CHUNK]
+    cdef Py_ssize_t first[CHUNK]
     cdef double s, factor
     cdef Py_ssize_t rows = max(1, CHUNK // k), width = min(k, CHUNK)
     cdef Py_ssize_t group, r, m, block, c, w, j, y
@@ -51,15 +72,19 @@ cdef simd_void softmax_tile(
 
     for group in range((n + rows - 1) // rows):
         m = min(rows, n - group * rows)
-        # top = max(z);  margin = z[y] - top <= 0
+        # top = max(z), first where it stands;  margin = z[y] - top <= 0
         for r in range(m):
             z = logits + r * k
             s = z[0]
+            first[r] = 0
             for j in range(1, k):
-                s = z[j] if z[j] > s else s
+                if z[j] > s:
+                    s = z[j]
+                    first[r] = j
             top[r] = s
             margin[r] = z[labels[r]] - s
-            others[r] = 0
+            # 0, or NaN where the top is infinite or NaN
+            others[r] = s - s
         for block in range((k + width - 1) // width):
             c = block * width
             w = min(width, k - c)
@@ -70,26 +95,38 @@ cdef simd_void softmax_tile(
                     e[r * w + j] = z[j] - top[r]
             for j in range(m * w):
                 e[j] = exp(e[j])
-            # others = sum of e but for the target's
+            if floating is double:
+                # e^(t + low) = e^t (1 + low), with low what rounding took from t = z - top; the exponential magnifies it by t
+                for r in range(m):
+                    z = logits + r * k + c
+                    for j in range(w):
+                        s = e[r * w + j]
+                        e[r * w + j] = s + s * rounding_of_sum(z[j], -top[r]) if s > 0 else s
+            # others = sum of e but for the target's and the top's: beside that 1 small numbers would lose their digits
             for r in range(m):
-                y = labels[r] - c
                 d = dlogits + r * k + c
                 for j in range(w):
                     d[j] = <floating>e[r * w + j]
+                y = first[r] - c
+                if 0 <= y < w:
+                    e[r * w + y] = 0
+                y = labels[r] - c
                 if 0 <= y < w:
                     at_target[r] = e[r * w + y]
                     e[r * w + y] = 0
                 others[r] += sum_of(e + r * w, w)
         for r in range(m):
+            # loss = log(sum(e)) - margin = log1p(sum(e) - 1) - margin
             s = others[r] + at_target[r]
-            # loss = log(s) - margin; the top itself is the 1 of log1p: no digit is lost when it is the target
-            total[0] += log1p(others[r] + (at_target[r] - 1)) - margin[r]
-            # dz = scale * e / s, and at the target scale * (e / s - 1) = -scale * others / s
+            losses[r] = log1p(s) - margin[r]
+            # dz = scale * e / sum(e), and at the target scale * (e / sum(e) - 1) = -scale * (the others') / sum(e)
             d = dlogits + r * k
-            factor = scale / s
+            factor = scale / (s + 1)
             for j in range(k):
                 d[j] = <floating>(d[j] * factor)
-            d[labels[r]] = <floating>(-factor * others[r])
+            y = labels[r]
+            d[y] = <floating>(-factor * (others[r] if first[r] == y else others[r] + 1))
+        add(total, sum_of(losses, m))
         logits += m * k
         dlogits += m * k
         labels += m
@@ -99,10 +136,10 @@ cdef simd_void sigmoid_tile(
     const floating* logits, const floating* targets, Py_ssize_t n,      # IN (n,)
     double scale,
     floating* dlogits,                                                  # OUT (n,), may be logits
-    double* total,                                                      # IN OUT
+    double* total,                                                      # IN OUT (2,)
 ) noexcept nogil:
     cdef double losses[CHUNK]
-    cdef double z, t, e, right, wrong
+    cdef double z, t, e, s
     cdef Py_ssize_t chunk, i, m
 
     for chunk in range((n + CHUNK - 1) // CHUNK):
@@ -114,10 +151,9 @@ cdef simd_void sigmoid_tile(
             e = exp(-absolute(z))
             losses[i] = ((0 if z < 0 else z) - z * t) + log1p_unit(e)
             # dz = sigmoid(z) - t = (1 - t) sigmoid(z) - t sigmoid(-z), which cancels nothing
-            right = (e if z < 0 else 1) / (1 + e)
-            wrong = (1 if z < 0 else e) / (1 + e)
-            dlogits[i] = <floating>(scale * ((1 - t) * right - t * wrong))
-        total[0] += sum_of(losses, m)
+            s = scale / (1 + e)
+            dlogits[i] = <floating>((1 - t) * (e * s if z < 0 else s) - t * (s if z < 0 else e * s))
+        add(total, sum_of(losses, m))
         logits += m
         targets += m
         dlogits += m
@@ -127,7 +163,7 @@ cdef simd_void squared_error_tile(
     const floating* pred, const floating* target, Py_ssize_t n,         # IN (n,)
     double scale,
     floating* dpred,                                                    # OUT (n,), may be pred
-    double* total,                                                      # IN OUT
+    double* total,                                                      # IN OUT (2,)
 ) noexcept nogil:
     cdef double losses[CHUNK]
     cdef double difference
@@ -140,7 +176,7 @@ cdef simd_void squared_error_tile(
             difference = <double>pred[i] - target[i]
             losses[i] = difference * difference
             dpred[i] = <floating>(2 * scale * difference)
-        total[0] += sum_of(losses, m)
+        add(total, sum_of(losses, m))
         pred += m
         target += m
         dpred += m
@@ -150,27 +186,27 @@ cdef simd_void squared_error_tile(
 
 def softmax(const floating[:, ::1] logits not None, const Py_ssize_t[::1] labels not None, floating[:, ::1] dlogits not None):
     cdef Py_ssize_t n = logits.shape[0]
-    cdef double total = 0
+    cdef double[2] total = [0, 0]
     with nogil:
-        softmax_tile(&logits[0, 0], n, logits.shape[1], &labels[0], 1.0 / n, &dlogits[0, 0], &total)
-    return total / n
+        softmax_tile(&logits[0, 0], n, logits.shape[1], &labels[0], 1.0 / n, &dlogits[0, 0], total)
+    return compensated(total[0], total[1]) / n
 
 
 def sigmoid(
     const floating[:, ::1] logits not None, const floating[:, ::1] targets not None, floating[:, ::1] dlogits not None,
 ):
     cdef Py_ssize_t n = logits.shape[0] * logits.shape[1]
-    cdef double total = 0
+    cdef double[2] total = [0, 0]
     with nogil:
-        sigmoid_tile(&logits[0, 0], &targets[0, 0], n, 1.0 / n, &dlogits[0, 0], &total)
-    return total / n
+        sigmoid_tile(&logits[0, 0], &targets[0, 0], n, 1.0 / n, &dlogits[0, 0], total)
+    return compensated(total[0], total[1]) / n
 
 
 def squared_error(
     const floating[:, ::1] pred not None, const floating[:, ::1] target not None, floating[:, ::1] dpred not None,
 ):
     cdef Py_ssize_t n = pred.shape[0] * pred.shape[1]
-    cdef double total = 0
+    cdef double[2] total = [0, 0]
     with nogil:
-        squared_error_tile(&pred[0, 0], &target[0, 0], n, 1.0 / n, &dpred[0, 0], &total)
-    return total / n
+        squared_error_tile(&pred[0, 0], &target[0, 0], n, 1.0 / n, &dpred[0, 0], total)
+    return compensated(total[0], total[1]) / n

@@ -2,6 +2,11 @@ from cython cimport floating
 
 from fastnn._kernels.simd cimport simd_void
 
+cdef enum:
+    LANES = 16          # partial sums of squares
+
 cdef simd_void update_tile(
     const floating* grad, Py_ssize_t n, floating lr, floating momentum, bint nesterov, floating weight_decay,
     floating* velocity, floating* param) noexcept nogil
+
+cdef simd_void squares_tile(const floating* x, Py_ssize_t n, double* sums) noexcept nogil

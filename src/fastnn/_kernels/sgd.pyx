@@ -1,4 +1,4 @@
-"""The SGD update: one pass over gradient, velocity and parameter."""
+"""The SGD update: one pass over gradient, velocity and parameter; and the norm that clipping needs."""
 
 from cython cimport floating
 
@@ -26,6 +26,21 @@ cdef simd_void update_tile(
         param[i] = param[i] - lr * g
 
 
+cdef simd_void squares_tile(
+    const floating* x, Py_ssize_t n,    # IN (n,)
+    double* sums,                       # IN OUT (LANES,)
+) noexcept nogil:
+    cdef Py_ssize_t i, l
+
+    # sums[l] += sum_i x[i, l]^2, in float64, whose range holds any square of a float32
+    for i in range(n // LANES):
+        for l in range(LANES):
+            sums[l] += <double>x[l] * x[l]
+        x += LANES
+    for l in range(n % LANES):
+        sums[l] += <double>x[l] * x[l]
+
+
 def update(
     const floating[::1] grad not None, floating lr, floating momentum, bint nesterov, floating weight_decay,
     floating[::1] velocity, floating[::1] param not None,
@@ -34,3 +49,16 @@ def update(
     cdef floating* v = NULL if velocity is None else &velocity[0]
     with nogil:
         update_tile(&grad[0], n, lr, momentum, nesterov, weight_decay, v, &param[0])
+
+
+def sum_of_squares(const floating[::1] x not None):
+    cdef double sums[LANES]
+    cdef Py_ssize_t l
+    cdef double total = 0
+    for l in range(LANES):
+        sums[l] = 0
+    with nogil:
+        squares_tile(&x[0], x.shape[0], sums)
+    for l in range(LANES):
+        total += sums[l]
+    return total

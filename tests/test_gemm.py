@@ -1,0 +1,151 @@
+"""The matrix product alone, by the entry that is made for tests: any strides of A, either stride of B one element."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import DTYPES, SIZES, assert_near_each, assert_same_bits, normal, nw_each, product_budget, wide
+
+from fastnn._kernels import by_dtype, gemm
+
+product = by_dtype(gemm.product)
+
+# (m, k, n) beyond the blocks: 256 rows of B in a panel, 24 tiles of 4, 6 or 12 rows of A in a block, panels of one
+# to four vectors of 2 to 16 numbers; neighbours 2048 bytes apart, operands of more than 32 kB
+LARGE = [
+    (1, 255, 257), (3, 256, 100), (5, 257, 65), (6, 40, 63), (7, 513, 31), (11, 600, 130), (13, 511, 48),
+    (25, 256, 600), (49, 257, 520), (97, 255, 33), (145, 300, 66), (289, 256, 17), (300, 258, 130), (520, 300, 70),
+    (600, 257, 64), (1030, 5, 3),
+]
+
+
+def empty(dtype, m, n):
+    """C with a border of NaN before and after, and a look at whether the border has been left alone."""
+    memory = np.full(m * n + 128, np.nan, dtype)
+    c = memory[64:64 + m * n].reshape(m, n)
+    return c, lambda: np.isnan(memory[:64]).all() and np.isnan(memory[-64:]).all()
+
+
+def spread(a):
+    """Rows and columns with others, of NaN, between them."""
+    whole = np.full((2 * a.shape[0] + 1, 3 * a.shape[1] + 1), np.nan, a.dtype)
+    part = whole[1::2, 1::3]
+    part[...] = a
+    return part
+
+
+def row_spread(a):
+    """Rows longer than what is read of them."""
+    whole = np.full((a.shape[0], a.shape[1] + 5), np.nan, a.dtype)
+    whole[:, 2:-3] = a
+    return whole[:, 2:-3]
+
+
+LAYOUTS_OF_A = {"rows": np.ascontiguousarray, "columns": np.asfortranarray, "spread": spread}
+LAYOUTS_OF_B = {
+    "rows": np.ascontiguousarray, "columns": np.asfortranarray, "long rows": row_spread,
+    "long columns": lambda b: row_spread(b.T).T,
+}
+
+
+def assert_product(a, b, bias, case):
+    expected, scale = a @ b, np.abs(a) @ np.abs(b)
+    for add in (None, bias):
+        if add is not None:
+            expected, scale = expected + add, scale + np.abs(add)
+        first = None
+        for (name_a, lay_a), (name_b, lay_b) in itertools.product(LAYOUTS_OF_A.items(), LAYOUTS_OF_B.items()):
+            c, intact = empty(a.dtype, len(a), b.shape[1])
+            product[a.dtype](lay_a(a), lay_b(b), add, c)
+            where = f"{case}, A by {name_a}, B by {name_b}, bias {add is not None}"
+            assert intact(), f"{where}: written beyond C"
+            if first is None:
+                first = c
+                assert_near_each(c, expected, 2 * product_budget(a.shape[1]), where, scale)
+            # in whatever order memory is walked, an element is the same sum
+            assert_same_bits(c, first, where)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_numpy(rng, dtype):
+    for shape in itertools.product((1, 2, 7, 9, 17), SIZES, SIZES):
+        m, k, n = shape
+        assert_product(normal(rng, dtype, m, k), normal(rng, dtype, k, n), normal(rng, dtype, n), shape)
+    for m, n in itertools.product(SIZES, (1, 8, 17)):
+        assert_product(normal(rng, dtype, m, 9), normal(rng, dtype, 9, n), normal(rng, dtype, n), (m, 9, n))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_numpy_beyond_a_block(rng, dtype):
+    for shape in LARGE:
+        m, k, n = shape
+        assert_product(normal(rng, dtype, m, k), normal(rng, dtype, k, n), normal(rng, dtype, n), shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_width(rng, dtype):
+    # every way to cut n columns into panels of four, two and one vectors and a ragged rest
+    for m, n in itertools.product((1, 3, 6, 13), range(1, 140)):
+        a, b, bias = normal(rng, dtype, m, 5), normal(rng, dtype, 5, n), normal(rng, dtype, n)
+        c, intact = empty(dtype, m, n)
+        product[a.dtype](a, b, bias, c)
+        assert_near_each(c, a @ b + bias, 8, (m, n), np.abs(a) @ np.abs(b) + np.abs(bias))
+        assert intact(), (m, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_height(rng, dtype):
+    for m, n in itertools.product(range(1, 80), (16, 33)):
+        a, b = normal(rng, dtype, m, 5), normal(rng, dtype, 5, n)
+        c, intact = empty(dtype, m, n)
+        product[a.dtype](a, b, None, c)
+        assert_near_each(c, a @ b, 8, (m, n), np.abs(a) @ np.abs(b))
+        assert intact(), (m, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_part_of_a_product_has_the_same_bits(rng, dtype):
+    # blocks and panels fall differently on the part: they must not show, or threads could not share a product
+    for m, k, n in [(30, 40, 70), (300, 513, 100), (9, 300, 600)]:
+        a, b, bias = normal(rng, dtype, m, k), normal(rng, dtype, k, n), normal(rng, dtype, n)
+        whole = np.empty((m, n), dtype)
+        product[a.dtype](a, b, bias, whole)
+        for rows, columns in [((0, 1), (0, n)), ((0, m), (n - 1, n)), ((m // 3, m), (n // 2, n)), ((3, 8), (5, 22))]:
+            rows, columns = slice(*rows), slice(*columns)
+            part = np.empty_like(whole[rows, columns], order="C")
+            product[a.dtype](a[rows], b[:, columns], bias[columns].copy(), part)
+            assert_same_bits(part, whole[rows, columns].copy(), (m, k, n, rows, columns))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_accuracy(rng, dtype):
+    for k in (1, 16, 256, 257, 1024, 4000):
+        for a, b in [(normal(rng, dtype, 7, k), normal(rng, dtype, k, 9)), (rng.random((7, k)), rng.random((k, 9)))]:
+            a, b = a.astype(dtype), b.astype(dtype)
+            c = np.empty((7, 9), dtype)
+            product[a.dtype](a, b, None, c)
+            exact = wide(a), wide(b)
+            error = nw_each(c, exact[0] @ exact[1], np.abs(exact[0]) @ np.abs(exact[1]))
+            assert error <= product_budget(k), f"{k}: {error:.3g}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_not_finite(dtype):
+    for m, k, n in [(1, 1, 1), (5, 9, 20), (30, 300, 70), (9, 40, 600)]:
+        for value in (np.nan, np.inf):
+            for lay_b in LAYOUTS_OF_B.values():
+                # nothing is skipped: 0 * NaN and 0 * inf are NaN, and only in that column
+                b = np.ones((k, n), dtype)
+                b[k - 1, n - 1] = value
+                c = np.empty((m, n), dtype)
+                product[b.dtype](np.zeros((m, k), dtype), lay_b(b), None, c)
+                assert np.isnan(c[:, -1]).all()
+                assert not c[:, :-1].any()
+
+
+def test_subnormal_numbers_are_kept():
+    for dtype in DTYPES:
+        tiny = np.finfo(dtype).smallest_subnormal
+        c = np.empty((3, 20), dtype)
+        product[dtype](np.full((3, 2), tiny), np.ones((2, 20), dtype), None, c)
+        assert (c == 2 * tiny).all()

@@ -1,0 +1,227 @@
+"""The update of stochastic gradient descent."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import (
+    DTYPES,
+    EPS,
+    FLOAT32,
+    FLOAT64,
+    LONG,
+    SIZES,
+    TOL,
+    assert_near_each,
+    assert_refused,
+    assert_same_bits,
+    normal,
+    nw,
+    nw_each,
+    wide,
+)
+
+from fastnn import reference, sgd_update
+
+SHAPES = [(), *((n,) for n in SIZES), (3, 5), (2, 3, 7), (1, 1, 1, 1), (64, 129), (4099,), (100_003,)]
+# momentum, nesterov, weight decay, with a velocity
+OPTIONS = [
+    (momentum, nesterov, decay, velocity)
+    for momentum, nesterov, decay, velocity
+    in itertools.product((0.0, 0.5, 0.9), (False, True), (0.0, 1e-2), (False, True))
+    if (velocity or not momentum) and (momentum or not nesterov)
+]
+
+
+def arguments(rng, dtype, *shape):
+    return [normal(rng, dtype, *shape) for _ in range(3)]
+
+
+# ---- equal to the reference
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("momentum", "nesterov", "decay", "with_velocity"), OPTIONS)
+def test_equals_reference(rng, momentum, nesterov, decay, with_velocity, dtype):
+    options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": decay}
+    for shape, lr in itertools.product(SHAPES, (0.1, 1.0, 0.0)):
+        param, grad, velocity = arguments(rng, dtype, *shape)
+        expected, expected_velocity = param.copy(), velocity.copy()
+        read_only = grad.copy()
+        read_only.flags.writeable = False
+        result = sgd_update(param, read_only, velocity if with_velocity else None, lr=lr, **options)
+        assert result is None
+        before = expected.copy()
+        reference.sgd_update(expected, grad, expected_velocity if with_velocity else None, lr=lr, **options)
+        terms = np.abs(before) + 2 * lr * (np.abs(grad) + np.abs(velocity) + np.abs(before))
+        assert_near_each(param, expected, 2, (shape, lr), terms)
+        assert_near_each(velocity, expected_velocity, 2, (shape, lr), np.abs(velocity) + np.abs(grad) + np.abs(before))
+        assert_same_bits(read_only, grad, shape)
+        if lr == 0:
+            assert_same_bits(param, before, (shape, lr))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_by_hand(dtype):
+    def update(param, grad, velocity=None, **options):
+        arrays = [None if v is None else np.array([v], dtype) for v in (param, grad, velocity)]
+        sgd_update(*arrays, **options)
+        assert arrays[1] == grad
+        return tuple(float(a[0]) for a in arrays if a is not None)
+
+    assert update(1, 2, lr=0.25) == (0.5, 2)
+    assert update(1, 2, lr=0.25, weight_decay=0.5) == (1 - 0.25 * 2.5, 2)
+    assert update(1, 2, 8, lr=0.25) == (0.5, 2, 2)                      # without momentum: the velocity is the gradient
+    assert update(1, 2, 0, lr=0.25, momentum=0.5) == (0.5, 2, 2)        # the first step is not damped
+    assert update(1, 2, 8, lr=0.25, momentum=0.5) == (1 - 0.25 * 6, 2, 6)
+    assert update(1, 2, 8, lr=0.25, momentum=0.5, nesterov=True) == (1 - 0.25 * (2 + 0.5 * 6), 2, 6)
+    # decay goes through the velocity, the rate does not
+    assert update(1, 2, 8, lr=0.25, momentum=0.5, weight_decay=1.0) == (1 - 0.25 * 7, 2, 7)
+    assert update(1, 2, 8, lr=0.25, momentum=0.5, nesterov=True, weight_decay=1.0) == (1 - 0.25 * (3 + 0.5 * 7), 2, 7)
+    assert update(1, 2, 8, lr=0, momentum=0.5) == (1, 2, 6)             # a rate of 0 still updates the velocity
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_empty(dtype):
+    for shape in [(0,), (3, 0)]:
+        sgd_update(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype), lr=0.1, momentum=0.9)
+
+
+# ---- accuracy
+
+def exact_step(param, grad, velocity, lr, momentum, nesterov, decay):
+    """One step, and the sizes of what is added up in it."""
+    g = grad + decay * param
+    v = momentum * velocity + g
+    size = np.abs(grad) + decay * np.abs(param) + momentum * np.abs(velocity)
+    step = g + momentum * v if nesterov else v
+    size_of_step = np.abs(g) + momentum * size if nesterov else size
+    return param - lr * step, v, np.abs(param) + lr * size_of_step, size
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("nesterov", "decay"), list(itertools.product((False, True), (0.0, 5e-4))))
+def test_accuracy_of_one_step(rng, nesterov, decay, dtype):
+    tol = TOL[dtype]
+    param, grad, velocity = arguments(rng, dtype, 20000 if LONG else 200)
+    for lr, momentum in itertools.product((1e-3, 0.1), (0.5, 0.9)):
+        p, v = param.copy(), velocity.copy()
+        numbers = [wide(dtype.type(value)) for value in (lr, momentum, decay)]      # as rounded to the dtype
+        exact = exact_step(wide(param), wide(grad), wide(velocity), numbers[0], numbers[1], nesterov, numbers[2])
+        sgd_update(p, grad, v, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+        error, each = nw(p, exact[0]), nw_each(p, exact[0], exact[2])
+        assert error <= tol["sgd"], f"param {lr, momentum}: {error:.3g}"
+        assert each <= tol["sgd_each"], f"param {lr, momentum}: {each:.3g}"
+        each = nw_each(v, exact[1], exact[3])
+        assert each <= tol["sgd_each"], f"velocity {lr, momentum}: {each:.3g}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_accuracy_of_a_thousand_steps(rng, nesterov, dtype):
+    n = 500 if LONG else 5
+    param, velocity = normal(rng, dtype, n), np.zeros(n, dtype)
+    p, v = wide(param), wide(velocity)
+    lr, momentum = (wide(dtype.type(value)) for value in (0.01, 0.9))
+    for _ in range(1000):
+        grad = normal(rng, dtype, n)
+        sgd_update(param, grad, velocity, lr=0.01, momentum=0.9, nesterov=nesterov)
+        p, v, *_ = exact_step(p, wide(grad), v, lr, momentum, nesterov, wide(0))
+    error = nw(param, p)
+    assert error <= TOL[dtype]["sgd_1000"], f"{error:.3g}"
+
+
+# ---- it descends
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", [
+    {"lr": 0.1}, {"lr": 0.1, "momentum": 0.9}, {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+], ids=str)
+def test_finds_the_minimum(rng, dtype, options):
+    """Of 1/2 c (p - t)^2 with weight decay d: at c t / (c + d)."""
+    target, curvature, decay = normal(rng, dtype, 50), (1 + rng.random(50)).astype(dtype), 0.5
+    param, velocity = np.zeros(50, dtype), np.zeros(50, dtype)
+    for _ in range(600):
+        sgd_update(param, curvature * (param - target), velocity, weight_decay=decay, **options)
+    np.testing.assert_allclose(param, curvature * target / (curvature + decay), rtol=0, atol=1000 * EPS[dtype])
+
+
+# ---- contract (what all kernels have in common is in test_contract.py)
+
+@pytest.mark.parametrize(("name", "error", "values"), [
+    ("lr", ValueError, [-1e-9, -1, np.nan, np.inf, -np.inf]),
+    ("momentum", ValueError, [-0.1, 1, 1.0, 1.5, np.nan, np.inf]),
+    ("weight_decay", ValueError, [-1e-9, np.nan, np.inf]),
+    ("lr", TypeError, [None, "0.1", True, np.True_, 0.1j, [0.1], np.array(0.1), np.ones(3)]),
+    ("momentum", TypeError, [None, "0.9", False, np.False_, 0.9j, [0.9], np.array(0.9), np.ones(3)]),
+    ("weight_decay", TypeError, [None, "0", False, np.False_, 0j, [0.0], np.array(0.0), np.ones(3)]),
+    ("nesterov", TypeError, [None, 0, 1, 1.0, "yes", np.ones(1, bool)]),
+])
+def test_wrong_numbers(rng, name, error, values):
+    for value in values:
+        param, grad, velocity = arguments(rng, FLOAT32, 4, 3)
+        options = {"lr": 0.1, "momentum": 0.5} | {name: value}
+        assert_refused(error, name, sgd_update, param, grad, velocity, **options)
+
+
+def test_numbers_may_be_of_any_real_type(rng):
+    param, grad, velocity = arguments(rng, FLOAT32, 4, 3)
+    expected = param - grad
+    for one, zero, no in [(1, 0, False), (np.float32(1), np.float64(0), np.False_), (np.int8(1), np.uint64(0), False)]:
+        p = param.copy()
+        sgd_update(p, grad, velocity.copy(), lr=one, momentum=zero, nesterov=no, weight_decay=zero)
+        assert_same_bits(p, expected, type(one))
+
+
+def test_options_that_need_each_other(rng):
+    param, grad, velocity = arguments(rng, FLOAT32, 4, 3)
+    assert_refused(ValueError, "velocity", sgd_update, param, grad, lr=0.1, momentum=0.9)
+    assert_refused(ValueError, "nesterov", sgd_update, param, grad, velocity, lr=0.1, nesterov=True)
+    assert_refused(ValueError, "nesterov", sgd_update, param, grad, lr=0.1, nesterov=True)
+
+
+def test_only_the_arrays_are_positional(rng):
+    param, grad, velocity = arguments(rng, FLOAT32, 4)
+    with pytest.raises(TypeError):
+        sgd_update(param, grad, velocity, 0.1)
+    with pytest.raises(TypeError):
+        sgd_update(param, grad, velocity)
+
+
+def test_wrong_shapes(rng):
+    param, grad, velocity = arguments(rng, FLOAT32, 4, 3)
+    for wrong in (grad.T, grad[:3], grad[:, :2], grad.ravel(), grad[None], grad[0]):
+        assert_refused(ValueError, "grad", sgd_update, param, wrong, velocity, lr=0.1)
+        wrong = np.ascontiguousarray(wrong)
+        assert_refused(ValueError, "velocity", sgd_update, param, grad, wrong, lr=0.1)
+
+
+def test_overlap(rng):
+    memory = normal(rng, FLOAT32, 6, 3)
+    param, part, other = memory[:4], memory[2:], normal(rng, FLOAT32, 4, 3)
+    for same in (param, param[:], part):
+        assert "grad" in assert_refused(ValueError, "param", sgd_update, param, same, lr=0.1)
+        assert "grad" in assert_refused(ValueError, "param", sgd_update, param, same, other, lr=0.1)
+        assert "param" in assert_refused(ValueError, "velocity", sgd_update, param, other, same, lr=0.1)
+        assert "grad" in assert_refused(ValueError, "velocity", sgd_update, other, param, same, lr=0.1)
+    # neighbours do not overlap
+    sgd_update(memory[:2], memory[2:4], memory[4:], lr=0.1)
+
+
+def test_not_finite_numbers_stay_where_they_are(rng):
+    for dtype in DTYPES:
+        param, grad, velocity = arguments(rng, dtype, 20)
+        clean = [param.copy(), velocity.copy()]
+        sgd_update(clean[0], grad, clean[1], lr=0.1, momentum=0.9)
+        for value in (np.nan, np.inf):
+            p, g, v = param.copy(), grad.copy(), velocity.copy()
+            g[7] = value
+            sgd_update(p, g, v, lr=0.1, momentum=0.9)
+            assert not np.isfinite([p[7], v[7]]).any()
+            others = np.arange(20) != 7
+            assert_same_bits([p[others], v[others]], [a[others] for a in clean], value)
+
+
+def test_float64_is_not_computed_in_float32(rng):
+    param, grad = np.ones(3, FLOAT64), np.full(3, 1e-12)
+    sgd_update(param, grad, lr=0.1)
+    assert (param < 1).all()
