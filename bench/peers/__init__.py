@@ -13,7 +13,7 @@ from types import ModuleType
 # peer: its package, and its modules by the name they have in the tables
 PEERS = {
     "numpy": ("numpy", {"textbook": "bench.textbook", "careful": "bench.careful"}),
-    "torch": ("torch", {"torch": "bench.peers.pytorch"}),
+    "torch": ("torch", {"torch": "bench.peers.pytorch", "torch new": "bench.peers.pytorch_new"}),
 }
 
 

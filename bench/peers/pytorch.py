@@ -1,4 +1,4 @@
-"""PyTorch's CPU kernels, called as directly as Python can; the tensors share the memory of the arrays."""
+"""PyTorch's CPU kernels, called as directly as Python can, into the arrays given; the tensors share their memory."""
 
 from __future__ import annotations
 

@@ -14,24 +14,7 @@ from libc.math cimport sqrt
 from fastnn._kernels.simd cimport simd_void
 
 
-cdef enum:
-    LINE = 64                   # bytes of a cache line
-    SPARE = LINE // 4           # elements that aligning a scratch array may cost
-
 cdef double ZEROS[COLUMNS]      # a row of either type that adds nothing to a sum; statically zero
-
-
-cdef inline Py_ssize_t columns_to_line(const floating* out, Py_ssize_t ldo) noexcept nogil:
-    # NumPy's arrays start anywhere in a cache line. Where all rows start alike, so many columns up to a line's start go
-    # first: then no store of the others crosses into the next line, which costs up to a third of the time.
-    cdef Py_ssize_t size = sizeof(floating)
-    return 0 if ldo * size % LINE else (LINE - <Py_ssize_t>(<size_t>out % LINE)) % LINE // size
-
-
-cdef inline floating* aligned(floating* scratch, Py_ssize_t head) noexcept nogil:
-    # the first place in scratch from which element `head` starts a line; costs less than SPARE elements
-    cdef Py_ssize_t size = sizeof(floating)
-    return scratch + (LINE - <Py_ssize_t>((<size_t>scratch + head * size) % LINE)) % LINE // size
 
 
 cdef simd_void shifted_sums(
@@ -66,27 +49,18 @@ cdef simd_void shifted_sums(
             s2[j] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
 
 
-cdef inline void scale_shift_row(
-    const floating* x, Py_ssize_t start, Py_ssize_t end,
-    const floating* hi, const floating* lo, const floating* scale, const floating* shift, floating* out,
-) noexcept nogil:
-    cdef Py_ssize_t j
-    # out = ((x - hi) - lo) * scale + shift, never folded into a * x + b, which cancels when the mean is large
-    for j in range(start, end):
-        out[j] = ((x[j] - hi[j]) - lo[j]) * scale[j] + shift[j]
-
-
 cdef simd_void scale_shift(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
-    const floating* hi, const floating* lo, const floating* scale, const floating* shift,    # IN (d,), aligned at `head`
-    Py_ssize_t head, floating* out, Py_ssize_t ldo,                     # OUT (n, d)
+    const floating* hi, const floating* scale, const floating* shift,   # IN (d,)
+    floating* out, Py_ssize_t ldo,                                      # OUT (n, d)
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, j
 
-    head = min(head, d)
+    # out = (x - hi) * scale + shift. The difference of neighbouring numbers is exact; hi must not be folded into shift,
+    # where it would cancel.
     for i in range(n):
-        scale_shift_row(x, 0, head, hi, lo, scale, shift, out)
-        scale_shift_row(x, head, d, hi, lo, scale, shift, out)
+        for j in range(d):
+            out[j] = (x[j] - hi[j]) * scale[j] + shift[j]
         x += ldx
         out += ldo
 
@@ -99,42 +73,41 @@ cdef simd_void forward_tile(
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
     double* mean, double* rstd,                                         # OUT (d,)
 ) noexcept nogil:
-    cdef floating scratch[4][COLUMNS + SPARE]
+    cdef floating hi[COLUMNS]
+    cdef floating scale[COLUMNS]
+    cdef floating shift[COLUMNS]
     cdef double s2[COLUMNS]
     cdef double* s1 = rstd
-    cdef double pivot, rest, var, unbiased = <double>n / (n - 1)
-    cdef Py_ssize_t j, head = columns_to_line(out, ldo)
-    cdef floating* hi = aligned(scratch[0], head)
-    cdef floating* lo = aligned(scratch[1], head)
-    cdef floating* scale = aligned(scratch[2], head)
-    cdef floating* shift = aligned(scratch[3], head)
+    cdef double pivot, rest, lo, var, over_n = 1.0 / n, unbiased = <double>n / (n - 1)
+    cdef Py_ssize_t j
 
     for j in range(d):
         hi[j] = x[j]
     shifted_sums(x, n, d, ldx, hi, s1, s2)
     if floating is double:
         for j in range(d):
-            hi[j] += s1[j] / n
+            hi[j] += s1[j] * over_n
         shifted_sums(x, n, d, ldx, hi, s1, s2)
     for j in range(d):
         # with the pivot p:  mean = p + s1 / n;  var = s2 / n - (s1 / n)^2;  rstd = 1 / sqrt(var + eps)
-        rest = s1[j] / n
-        var = s2[j] / n - rest * rest
+        rest = s1[j] * over_n
+        var = s2[j] * over_n - rest * rest
         # hi + lo = p + rest, the mean to twice the precision of the data
         pivot = hi[j]
         mean[j] = pivot + rest
         hi[j] = <floating>mean[j]
-        lo[j] = <floating>(rest - (hi[j] - pivot))
+        lo = rest - (hi[j] - pivot)
         rstd[j] = 1 / sqrt(var + eps)
+        # (x - hi - lo) * rstd * gamma + beta
         scale[j] = <floating>(gamma[j] * rstd[j])
-        shift[j] = beta[j]
+        shift[j] = <floating>(beta[j] - lo * (gamma[j] * rstd[j]))
         s2[j] = var * unbiased
     # running = (1 - momentum) * running + momentum * batch, with the unbiased variance
     if running_mean != NULL:
         for j in range(d):
             running_mean[j] = <floating>((1 - momentum) * running_mean[j] + momentum * mean[j])
             running_var[j] = <floating>((1 - momentum) * running_var[j] + momentum * s2[j])
-    scale_shift(x, n, d, ldx, hi, lo, scale, shift, head, out, ldo)
+    scale_shift(x, n, d, ldx, hi, scale, shift, out, ldo)
 
 
 cdef simd_void backward_sums(
@@ -188,30 +161,19 @@ cdef simd_void backward_sums(
                 sum_u[j] += (u0 + u1) + (u2 + u3)
 
 
-cdef inline void backward_dx_row(
-    const floating* dout, const floating* x, Py_ssize_t start, Py_ssize_t end,
-    const floating* hi, const floating* lo, const floating* slope,
-    const floating* d_hi, const floating* d_lo, const floating* scale, floating* dx,
-) noexcept nogil:
-    cdef Py_ssize_t j
-    # dx = (dout - mean(dout) - (x - mean) * slope) * scale, both means as pairs hi + lo
-    for j in range(start, end):
-        dx[j] = (((dout[j] - d_hi[j]) - d_lo[j]) - ((x[j] - hi[j]) - lo[j]) * slope[j]) * scale[j]
-
-
 cdef simd_void backward_dx(
     const floating* dout, Py_ssize_t ldd,                               # IN (n, d)
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
-    const floating* hi, const floating* lo, const floating* slope,      # IN (d,), aligned at `head`
-    const floating* d_hi, const floating* d_lo, const floating* scale,  # IN (d,), aligned at `head`
-    Py_ssize_t head, floating* dx, Py_ssize_t lddx,                     # OUT (n, d)
+    const floating* d_hi, const floating* hi, const floating* slope,    # IN (d,)
+    const floating* rest, const floating* scale,                        # IN (d,)
+    floating* dx, Py_ssize_t lddx,                                      # OUT (n, d)
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, j
 
-    head = min(head, d)
+    # dx = ((dout - d_hi) - (x - hi) * slope - rest) * scale
     for i in range(n):
-        backward_dx_row(dout, x, 0, head, hi, lo, slope, d_hi, d_lo, scale, dx)
-        backward_dx_row(dout, x, head, d, hi, lo, slope, d_hi, d_lo, scale, dx)
+        for j in range(d):
+            dx[j] = (((dout[j] - d_hi[j]) - (x[j] - hi[j]) * slope[j]) - rest[j]) * scale[j]
         dout += ldd
         x += ldx
         dx += lddx
@@ -224,36 +186,34 @@ cdef simd_void backward_tile(
     floating* dx, Py_ssize_t lddx,                                      # OUT (n, d), may be dout or x
     floating* dgamma, floating* dbeta,                                  # OUT (d,)
 ) noexcept nogil:
-    cdef floating scratch[6][COLUMNS + SPARE]
     cdef double sum_d[COLUMNS]
     cdef double sum_du[COLUMNS]
     cdef double sum_u[COLUMNS]
-    cdef double low, dxhat, mean_d
-    cdef Py_ssize_t j, head = columns_to_line(dx, lddx)
-    cdef floating* hi = aligned(scratch[0], head)
-    cdef floating* lo = aligned(scratch[1], head)
-    cdef floating* slope = aligned(scratch[2], head)
-    cdef floating* d_hi = aligned(scratch[3], head)
-    cdef floating* d_lo = aligned(scratch[4], head)
-    cdef floating* scale = aligned(scratch[5], head)
+    cdef floating d_hi[COLUMNS]
+    cdef floating hi[COLUMNS]
+    cdef floating slope[COLUMNS]
+    cdef floating rest[COLUMNS]
+    cdef floating scale[COLUMNS]
+    cdef double low, lo, dxhat, mean_d, over_n = 1.0 / n
+    cdef Py_ssize_t j
 
     backward_sums(dout, ldd, x, n, d, ldx, mean, sum_d, sum_du, sum_u)
     for j in range(d):
         # what float64 left of the mean: low = mean(x - mean), hence xhat = (x - mean - low) * rstd; 0 for float32 data
-        low = sum_u[j] / n
+        low = sum_u[j] * over_n
         hi[j] = <floating>mean[j]
-        lo[j] = <floating>((mean[j] - hi[j]) + low)
+        lo = (mean[j] - hi[j]) + low
         # dgamma = sum(dout * xhat);  dbeta = sum(dout)
         dxhat = rstd[j] * (sum_du[j] - low * sum_d[j])
         dgamma[j] = <floating>dxhat
         dbeta[j] = <floating>sum_d[j]
-        # dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat))
-        mean_d = sum_d[j] / n
+        # dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat)), both means as pairs hi + lo
+        mean_d = sum_d[j] * over_n
         d_hi[j] = <floating>mean_d
-        d_lo[j] = <floating>(mean_d - d_hi[j])
         scale[j] = <floating>(gamma[j] * rstd[j])
-        slope[j] = <floating>(rstd[j] * (dxhat / n))
-    backward_dx(dout, ldd, x, n, d, ldx, hi, lo, slope, d_hi, d_lo, scale, head, dx, lddx)
+        slope[j] = <floating>(rstd[j] * (dxhat * over_n))
+        rest[j] = <floating>((mean_d - d_hi[j]) - lo * slope[j])
+    backward_dx(dout, ldd, x, n, d, ldx, d_hi, hi, slope, rest, scale, dx, lddx)
 
 
 cdef simd_void inference_tile(
@@ -263,19 +223,12 @@ cdef simd_void inference_tile(
     double eps,
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
 ) noexcept nogil:
-    cdef floating scratch[4][COLUMNS + SPARE]
-    cdef Py_ssize_t j, head = columns_to_line(out, ldo)
-    cdef floating* hi = aligned(scratch[0], head)
-    cdef floating* lo = aligned(scratch[1], head)
-    cdef floating* scale = aligned(scratch[2], head)
-    cdef floating* shift = aligned(scratch[3], head)
+    cdef floating scale[COLUMNS]
+    cdef Py_ssize_t j
 
     for j in range(d):
-        hi[j] = running_mean[j]
-        lo[j] = 0
         scale[j] = <floating>(gamma[j] / sqrt(running_var[j] + eps))
-        shift[j] = beta[j]
-    scale_shift(x, n, d, ldx, hi, lo, scale, shift, head, out, ldo)
+    scale_shift(x, n, d, ldx, running_mean, scale, beta, out, ldo)
 
 
 # ---- the entries for Python: one row-major array each, in blocks of COLUMNS features
