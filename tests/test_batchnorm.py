@@ -227,6 +227,14 @@ def test_accuracy_with_an_outlying_first_row(rng, dtype):
             assert_accurate(x, gamma, beta, normal(rng, dtype, n, 9), (n, offset, outlier))
 
 
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_accuracy_with_a_gradient_far_from_zero(rng, offset):
+    """In float32 neither the mean of x nor that of dout may be rounded before it is subtracted."""
+    for shape in [(256, 9), (2047, 9)]:
+        dout = (offset + rng.standard_normal(shape)).astype(FLOAT32)
+        assert_accurate(*arguments(rng, FLOAT32, *shape, offset), dout, (shape, offset))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_accuracy_of_small_and_large_data(rng, dtype):
     for spread in (1e-15, 1e-10, 1e-3, 1e3, 1e10, 1e15):

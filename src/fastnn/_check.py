@@ -112,6 +112,14 @@ def at_least_one_column(x: Array, name: str) -> None:
         raise ValueError(f"{name}: expected at least one column, got shape {x.shape}")
 
 
+def at_least_two_rows(n: int, d: int) -> None:
+    """`x` is (n, d) for batch norm in training mode."""
+    if n < 2:
+        raise ValueError(f"x: batch_norm in train mode needs >= 2 samples, got shape {(n, d)}")
+    if d == 0:
+        raise ValueError(f"x: expected at least one column, got shape {(n, d)}")
+
+
 def at_least_one_row(x: Array, name: str) -> None:
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one row and one column, got shape {x.shape}")

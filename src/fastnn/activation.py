@@ -48,11 +48,13 @@ def activation_forward(x: np.ndarray, kind: str, *, out: np.ndarray | None = Non
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
-    x = _check.array(x, "x")
+    plain = memory.ordinary(1, b"*?* ", out, x)
+    if not plain:
+        x = _check.array(x, "x")
     number = activation.KINDS[_check.choice(kind, "kind", KINDS)]
     if out is None:
         out = np.empty(x.shape, x.dtype)
-    else:
+    elif not (plain and out.shape == x.shape):
         out = _check.output(out, "out", x.shape, x.dtype)
         if not memory.apart(1, out, x):
             _check.written({"out": out}, {}, {"x": x})

@@ -51,27 +51,31 @@ def batchnorm_forward(
     TypeError, ValueError
         Naming the argument, before anything is written; ``N < 2`` is a `ValueError`, since one row has no variance.
     """
-    x = _check.matrix(x, "x")
+    plain = memory.ordinary(3, b"1?1?2?2 1 1 ", running_mean, running_var, out, x, gamma, beta)
+    if not plain:
+        x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype
-    if n < 2:
-        raise ValueError(f"x: batch_norm in train mode needs >= 2 samples, got shape {x.shape}")
-    _check.at_least_one_column(x, "x")
-    gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
-    beta = _check.array_like(beta, "beta", (d,), dtype, "x")
+    _check.at_least_two_rows(n, d)
+    if not (plain and gamma.shape == beta.shape == (d,)):
+        gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
+        beta = _check.array_like(beta, "beta", (d,), dtype, "x")
     momentum = _check.fraction(momentum, "momentum")
     eps = _check.batchnorm_eps(eps, dtype)
-    if running_mean is not None or running_var is not None:
-        if running_mean is None or running_var is None:
+    if running_mean is None or running_var is None:
+        if running_mean is not running_var:
             missing = "running_mean" if running_mean is None else "running_var"
             raise ValueError(f"{missing}: expected both running_mean and running_var, or neither; got None")
+    elif not (plain and running_mean.shape == running_var.shape == (d,)):
         running_mean = _check.output(running_mean, "running_mean", (d,), dtype)
         running_var = _check.output(running_var, "running_var", (d,), dtype)
-    given = None if out is None else _check.output(out, "out", (n, d), dtype)
-    if not memory.apart(3, running_mean, running_var, given, gamma, beta, x):
-        _check.written({"running_mean": running_mean, "running_var": running_var}, {"x": x})
-        _check.written(
-            {"running_mean": running_mean, "running_var": running_var, "out": given}, {"gamma": gamma, "beta": beta}, {"x": x})
+    given = out
+    if given is not None and not (plain and given.shape == (n, d)):
+        given = _check.output(given, "out", (n, d), dtype)
+    if not (plain or memory.apart(3, running_mean, running_var, given, x, gamma, beta)):
+        running = {"running_mean": running_mean, "running_var": running_var}
+        _check.written(running, {"x": x})
+        _check.written(running | {"out": given}, {"gamma": gamma, "beta": beta}, {"x": x})
     out = np.empty((n, d), dtype) if given is None else given
     mean = np.empty(d)
     rstd = np.empty(d)
@@ -115,14 +119,15 @@ def batchnorm_backward(
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
-    x = _check.matrix(x, "x")
+    plain = memory.ordinary(3, b"2?1?1?2 2 1 ", dx, dgamma, dbeta, dout, x, gamma)
+    if not plain:
+        x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype
-    if n < 2:
-        raise ValueError(f"x: batch_norm in train mode needs >= 2 samples, got shape {x.shape}")
-    _check.at_least_one_column(x, "x")
-    dout = _check.array_like(dout, "dout", (n, d), dtype, "x")
-    gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
+    _check.at_least_two_rows(n, d)
+    if not (plain and dout.shape == (n, d) and gamma.shape == (d,)):
+        dout = _check.array_like(dout, "dout", (n, d), dtype, "x")
+        gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
     mean = _check.statistics(mean, "mean", d)
     rstd = _check.statistics(rstd, "rstd", d)
     if dx is not None:
@@ -172,19 +177,22 @@ def batchnorm_inference(
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
-    x = _check.matrix(x, "x")
+    plain = memory.ordinary(1, b"2?2 1 1 1 1 ", out, x, gamma, beta, running_mean, running_var)
+    if not plain:
+        x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype
     _check.at_least_one_column(x, "x")
-    gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
-    beta = _check.array_like(beta, "beta", (d,), dtype, "x")
-    running_mean = _check.array_like(running_mean, "running_mean", (d,), dtype, "x")
-    running_var = _check.array_like(running_var, "running_var", (d,), dtype, "x")
+    if not (plain and gamma.shape == beta.shape == running_mean.shape == running_var.shape == (d,)):
+        gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
+        beta = _check.array_like(beta, "beta", (d,), dtype, "x")
+        running_mean = _check.array_like(running_mean, "running_mean", (d,), dtype, "x")
+        running_var = _check.array_like(running_var, "running_var", (d,), dtype, "x")
     _check.non_negative_entries(running_var, "running_var")
     eps = _check.batchnorm_eps(eps, dtype)
     if out is None:
         out = np.empty((n, d), dtype)
-    else:
+    elif not (plain and out.shape == (n, d)):
         out = _check.output(out, "out", (n, d), dtype)
         if not memory.apart(1, out, gamma, beta, running_mean, running_var, x):
             constants = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}

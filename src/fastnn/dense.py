@@ -42,18 +42,20 @@ def dense_forward(
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
-    x = _check.matrix(x, "x")
-    weight = _check.matrix(weight, "weight")
+    plain = memory.ordinary(1, b"2?2 2 1?", out, x, weight, bias)
+    if not plain:
+        x = _check.matrix(x, "x")
+        weight = _check.matrix(weight, "weight")
     n_rows, n_in = x.shape
     n_out = weight.shape[1]
     dtype = x.dtype
     if weight.shape[0] != n_in or weight.dtype is not dtype or not n_in * n_out:
         _check.inner_size(x, weight)
-    if bias is not None:
+    if bias is not None and not (plain and bias.shape == (n_out,)):
         bias = _check.array_like(bias, "bias", (n_out,), dtype, "weight")
     if out is None:
         out = np.empty((n_rows, n_out), dtype)
-    else:
+    elif not (plain and out.shape == (n_rows, n_out)):
         out = _check.output(out, "out", (n_rows, n_out), dtype)
         if not memory.apart(1, out, x, weight, bias):
             _check.written({"out": out}, {"x": x, "weight": weight, "bias": bias})
@@ -104,14 +106,17 @@ def dense_backward(
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
-    x = _check.matrix(x, "x")
-    weight = _check.matrix(weight, "weight")
+    plain = memory.ordinary(3, b"2?2?1?2 2 2 ", dx, dweight, dbias, dout, x, weight)
+    if not plain:
+        x = _check.matrix(x, "x")
+        weight = _check.matrix(weight, "weight")
     n_rows, n_in = x.shape
     n_out = weight.shape[1]
     dtype = x.dtype
     if weight.shape[0] != n_in or weight.dtype is not dtype or not n_in * n_out:
         _check.inner_size(x, weight)
-    dout = _check.array_like(dout, "dout", (n_rows, n_out), dtype, "x and weight")
+    if not (plain and dout.shape == (n_rows, n_out)):
+        dout = _check.array_like(dout, "dout", (n_rows, n_out), dtype, "x and weight")
     need_dx = _check.flag(need_dx, "need_dx")
     if dx is not None:
         if not need_dx:
@@ -121,7 +126,7 @@ def dense_backward(
         dweight = _check.output(dweight, "dweight", weight.shape, dtype)
     if dbias is not None:
         dbias = _check.output(dbias, "dbias", (n_out,), dtype)
-    if not memory.apart(3, dx, dweight, dbias, dout, x, weight):
+    if not (plain or memory.apart(3, dx, dweight, dbias, dout, x, weight)):
         _check.written({"dx": dx, "dweight": dweight, "dbias": dbias}, {"dout": dout, "x": x, "weight": weight})
     if dx is None and need_dx:
         dx = np.empty(x.shape, dtype)

@@ -48,12 +48,14 @@ def sgd_update(
     ValueError
         A shape that differs, an array that cannot be written in place, arrays that overlap, a number out of its range.
     """
-    param = _check.in_place(param, "param")
-    grad = _check.array_like(grad, "grad", param.shape, param.dtype, "param")
-    if velocity is not None:
-        velocity = _check.output(velocity, "velocity", param.shape, param.dtype)
-    if not memory.apart(2, param, velocity, grad):
-        _check.written({"param": param, "velocity": velocity}, {"grad": grad})
+    if not (memory.ordinary(2, b"* *?* ", param, velocity, grad) and grad.shape == param.shape
+            and (velocity is None or velocity.shape == param.shape)):
+        param = _check.in_place(param, "param")
+        grad = _check.array_like(grad, "grad", param.shape, param.dtype, "param")
+        if velocity is not None:
+            velocity = _check.output(velocity, "velocity", param.shape, param.dtype)
+        if not memory.apart(2, param, velocity, grad):
+            _check.written({"param": param, "velocity": velocity}, {"grad": grad})
     lr = _check.learning_rate(lr, param.dtype)
     momentum = _check.sgd_momentum(momentum)
     weight_decay = _check.non_negative(weight_decay, "weight_decay")

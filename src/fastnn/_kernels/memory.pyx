@@ -1,9 +1,21 @@
-"""Where arrays lie in memory."""
+"""Facts about arrays, for the checks of `fastnn`: what they are and where they lie."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+
+from numpy import ndarray
 
 cdef enum:
     MOST = 12
+
+
+cdef bint overlap(Py_ssize_t n_written, Py_ssize_t n, const size_t* start, const size_t* end) noexcept:
+    # whether one of the first n_written intervals meets any other; an empty one meets none
+    cdef Py_ssize_t i, j
+    for i in range(n_written):
+        for j in range(n):
+            if i != j and start[i] < end[j] and start[j] < end[i]:
+                return True
+    return False
 
 
 def apart(Py_ssize_t n_written, *arrays):
@@ -14,7 +26,7 @@ def apart(Py_ssize_t n_written, *arrays):
     cdef Py_buffer view
     cdef size_t start[MOST]
     cdef size_t end[MOST]
-    cdef Py_ssize_t i, j, n = len(arrays)
+    cdef Py_ssize_t i, n = len(arrays)
 
     if n > MOST:
         raise ValueError(f"arrays: expected at most {MOST}, got {n}")
@@ -25,8 +37,46 @@ def apart(Py_ssize_t n_written, *arrays):
             start[i] = <size_t>view.buf
             end[i] = start[i] + view.len
             PyBuffer_Release(&view)
-    for i in range(n_written):
-        for j in range(n):
-            if i != j and start[i] < end[j] and start[j] < end[i]:
-                return False
-    return True
+    return not overlap(n_written, n, start, end)
+
+
+def ordinary(Py_ssize_t n_written, bytes form not None, *arrays):
+    """Whether nothing about the arrays needs a closer look but their shapes.
+
+    All are plain numpy.ndarrays, all float32 or all float64, native, aligned and C-contiguous; the first `n_written` are
+    writeable and share no byte with any other. `form` has two characters for each array: its dimensions (* for any), and ?
+    if it may be None, else a space.
+    """
+    cdef Py_buffer view
+    cdef size_t start[MOST]
+    cdef size_t end[MOST]
+    cdef Py_ssize_t i, n = len(arrays)
+    cdef const unsigned char* wanted = form
+    cdef char format = 0
+    cdef bint good
+
+    if n > MOST or 2 * n != len(form):
+        raise ValueError(f"arrays: expected {len(form) // 2}, at most {MOST}, got {n}")
+    for i in range(n):
+        a = arrays[i]
+        start[i] = end[i] = 0
+        if a is None and wanted[2 * i + 1] == c"?":
+            continue
+        if type(a) is not ndarray:
+            return False
+        try:
+            PyObject_GetBuffer(a, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+        except (BufferError, ValueError):
+            return False
+        if format == 0:
+            format = view.format[0]
+        good = (
+            (view.format[0] == c"f" or view.format[0] == c"d") and view.format[1] == 0 and view.format[0] == format
+            and (wanted[2 * i] == c"*" or view.ndim == wanted[2 * i] - c"0") and <size_t>view.buf % view.itemsize == 0
+            and not (i < n_written and view.readonly))
+        start[i] = <size_t>view.buf
+        end[i] = start[i] + view.len
+        PyBuffer_Release(&view)
+        if not good:
+            return False
+    return not overlap(n_written, n, start, end)
