@@ -27,8 +27,9 @@ if sys.platform == "win32":
     flags = ["/O2", "/fp:precise"]
     product_flags = flags
 else:
+    # no debugging symbols, which Python's own flags may ask for and which are most of a module;
     # never -ffast-math; contraction is off so that every clone of an element-wise loop gives the same bits
-    flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
     product_flags = [*flags[:-1], "-ffp-contract=fast", "-Wno-psabi"]
 macros: list[tuple[str, str | None]] = []
 if march:
