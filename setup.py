@@ -1,7 +1,9 @@
 """The compiled modules: every .pyx below src/fastnn/_kernels. All metadata is in pyproject.toml.
 
-FASTNN_DEBUG=1      every Cython check on (bounds, None, overflow), for tests
+FASTNN_DEBUG=1      Cython's checks of memoryviews on (bounds, None, initialisation), for tests
 FASTNN_MARCH=LEVEL  one version of every kernel, for -march=LEVEL, instead of one for each instruction set
+
+Either compiles everything anew; so must the next build without it (`build_ext --force`).
 """
 
 import os
@@ -13,6 +15,7 @@ from setuptools import Extension, setup
 
 debug = os.environ.get("FASTNN_DEBUG") == "1"
 march = os.environ.get("FASTNN_MARCH")
+special = debug or bool(march)
 
 directives = {
     "language_level": 3,
@@ -29,8 +32,9 @@ if sys.platform == "win32":
 else:
     # no debugging symbols, which Python's own flags may ask for and which are most of a module;
     # never -ffast-math; contraction is off so that every clone of an element-wise loop gives the same bits
-    flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-    product_flags = [*flags[:-1], "-ffp-contract=fast", "-Wno-psabi"]
+    common = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+    flags = [*common, "-ffp-contract=off"]
+    product_flags = [*common, "-ffp-contract=fast", "-Wno-psabi"]
 macros: list[tuple[str, str | None]] = []
 if march:
     flags, product_flags = [*flags, f"-march={march}"], [*product_flags, f"-march={march}"]
@@ -50,6 +54,6 @@ extensions = [
 ]
 
 setup(
-    ext_modules=cythonize(extensions, include_path=["src"], compiler_directives=directives),
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+    ext_modules=cythonize(extensions, include_path=["src"], compiler_directives=directives, force=special),
+    options={"build_ext": {"parallel": os.cpu_count() or 1, "force": special}},
 )

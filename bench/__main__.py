@@ -21,7 +21,7 @@ SUITES = {
     "train": "bench.train",
 }
 THREAD_VARIABLES = (
-    "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "FASTNN_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
 )  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     parser = argparse.ArgumentParser("python -m bench", description="fastnn against NumPy and the peers installed")
     parser.add_argument("--quick", action="store_true", help="small shapes and short rounds, within a minute")
     parser.add_argument("--suite", choices=SUITES, help="one suite (default: all)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of every contender (default: 1)")
+    threads = "threads of NumPy's BLAS and the rivals; fastnn has one (default: 1)"
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help=threads)
     parser.add_argument("--peers", metavar="LIST", help=f"some of {','.join(peers.PEERS)} (default: all installed)")
     parser.add_argument("--dtype", choices=("float32", "float64", "both"), default="both", help="of the kernels suite")
     parser.add_argument("--mnist", type=Path, metavar="DIR", help="train on MNIST: a folder with its four .gz files")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import Options, peers
-from fastnn.config import config
+from fastnn.config import config, numpy_blas
 
 
 def describe(options: Options) -> dict[str, str]:
@@ -23,7 +23,7 @@ def describe(options: Options) -> dict[str, str]:
         "cores": cores(),
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "numpy": np.__version__,
-        "blas": blas(),
+        "blas": numpy_blas(),
         "threads": str(options.threads),
         "fastnn": str(ours["version"]),
         "simd": str(ours["simd"]),
@@ -49,9 +49,3 @@ def cores() -> str:
     total = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     return str(total) if usable == total else f"{usable} of {total}"
-
-
-def blas() -> str:
-    """Name and version of the BLAS NumPy was built with."""
-    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found['name']} {found.get('version', '')}".strip()

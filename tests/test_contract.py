@@ -1,9 +1,11 @@
 """What every kernel promises about its arguments: layouts, refusals, outputs, memory, threads."""
 
+import copy
 import inspect
 import itertools
 import mmap
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -31,7 +33,7 @@ from conftest import (
 
 import fastnn
 from fastnn import reference
-from fastnn._kernels import activation, batchnorm, by_dtype, dense, gemm, loss, sgd
+from fastnn._kernels import activation, batchnorm, by_dtype, dense, gemm, loss, memory, sgd
 
 
 class Op(NamedTuple):
@@ -633,3 +635,67 @@ def test_subnormal_numbers_survive_the_import():
         tiny = np.array([4, 3], dtype) * np.finfo(dtype).smallest_subnormal
         assert (tiny / 2 > 0).all()
         assert_same_bits(fastnn.activation_forward(tiny, "identity"), tiny, "identity")
+
+
+# ---- dtype objects that are equal to NumPy's own but not the same, as unpickling makes them
+
+def unpickled(a):
+    return pickle.loads(pickle.dumps(a))
+
+
+@every_op
+def test_unpickled_arrays_are_as_good(rng, name):
+    for dtype in DTYPES:
+        args = arguments(rng, name, dtype)
+        args |= outputs_of(name, args)
+        kept = {key: copy.deepcopy(value) for key, value in args.items()}
+        expected = getattr(fastnn, name)(**args)
+        again = {key: unpickled(value) if isinstance(value, np.ndarray) else value for key, value in kept.items()}
+        result = getattr(fastnn, name)(**again)
+        if expected is not None:
+            assert_same_bits(result, expected, name)
+        for key in args:
+            if isinstance(args[key], np.ndarray):
+                assert args[key].tobytes() == again[key].tobytes(), f"{name}: {key}"
+
+
+def test_a_rate_beyond_float32_is_refused_for_an_unpickled_parameter():
+    with pytest.raises(ValueError, match=r"^lr: "):
+        fastnn.sgd_update(unpickled(np.ones(3, np.float32)), np.ones(3, np.float32), lr=1e39)
+
+
+# ---- compiled entries by themselves: extents that do not fit together are an error, not a crash
+
+def f32(*shape):
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: gemm.product(f32(2, 0), f32(0, 3), None, f32(2, 3)),
+    lambda: gemm.product(f32(2, 4), f32(3, 3), None, f32(2, 3)),
+    lambda: gemm.product(f32(2, 3), f32(3, 6)[:, ::2][::1], None, f32(2, 2)),
+    lambda: dense.forward(f32(2, 0), f32(0, 3), None, f32(2, 3)),
+    lambda: dense.forward(f32(2, 3), f32(3, 4), f32(3), f32(2, 4)),
+    lambda: dense.backward(f32(0, 3), f32(0, 2), f32(2, 3), None, f32(2, 3), f32(3)),
+    lambda: dense.bias_forward(f32(3), f32(2, 4)),
+    lambda: dense.bias_backward(f32(2, 4), f32(3)),
+    lambda: activation.forward(f32(10**6), 1, f32(1)),
+    lambda: activation.backward(f32(5), f32(5), 1, f32(4)),
+    lambda: sgd.update(f32(1), 0.1, 0.9, False, 0.0, f32(9), f32(9)),
+    lambda: sgd.update(f32(9), 0.1, 0.9, False, 0.0, f32(1), f32(9)),
+    lambda: sgd.sum_of_squares(f32(0)),
+    lambda: loss.softmax(f32(2, 0), np.zeros(2, np.intp), f32(2, 0)),
+    lambda: loss.softmax(f32(2, 3), np.array([0, 10**12], np.intp), f32(2, 3)),
+    lambda: loss.softmax(f32(2, 3), np.array([0, -1], np.intp), f32(2, 3)),
+    lambda: loss.sigmoid(f32(2, 3), f32(1, 3), f32(2, 3)),
+    lambda: loss.squared_error(f32(2, 3), f32(2, 3), f32(2, 2)),
+    lambda: batchnorm.forward(f32(1, 3), f32(3), f32(3), 1e-5, 0.1, None, None, f32(1, 3), np.ones(3), np.ones(3)),
+    lambda: batchnorm.forward(f32(4, 3), f32(3), f32(2), 1e-5, 0.1, None, None, f32(4, 3), np.ones(3), np.ones(3)),
+    lambda: batchnorm.backward(f32(4, 3), f32(4, 3), f32(3), np.ones(2), np.ones(3), f32(4, 3), f32(3), f32(3)),
+    lambda: batchnorm.inference(f32(4, 3), f32(3), f32(3), f32(3), f32(1), 1e-5, f32(4, 3)),
+    lambda: memory.apart(10**9, None),
+    lambda: memory.ordinary(5, b"2 ", f32(2, 2)),
+])
+def test_extents_that_do_not_fit(call):
+    with pytest.raises(ValueError):
+        call()

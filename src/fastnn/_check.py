@@ -1,4 +1,4 @@
-"""Every argument check and every error text of the kernels.
+"""The argument checks that functions share, and their error texts.
 
 A check returns what its caller goes on with, or raises: ``TypeError`` for the wrong kind of thing, ``ValueError`` for a bad
 value or shape. Each text names the argument, what was expected and what came. The first lines of a check are the way an
@@ -275,11 +275,11 @@ def fraction(value: Any, name: str) -> float:
     return value
 
 
-def learning_rate(value: Any, dtype: np.dtype[Any]) -> float:
+def coefficient(value: Any, name: str, dtype: np.dtype[Any]) -> float:
     """A number >= 0, and still finite once rounded to the dtype of the parameters."""
-    value = non_negative(value, "lr")
+    value = non_negative(value, name)
     if value > 3.4e38 and dtype is FLOAT32:
-        raise ValueError(f"lr: expected a number that is finite in {dtype}, got {value}")
+        raise ValueError(f"{name}: expected a number that is finite in {dtype}, got {value}")
     return value
 
 
@@ -332,7 +332,7 @@ def float_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     """float32 or float64, given as a dtype, a type or a name."""
     try:
         dtype = np.dtype(value) if value is not None else None
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         dtype = None
     # NumPy takes None for float64, in a comparison too
     if dtype is not None and dtype == FLOAT32:
@@ -385,10 +385,9 @@ def _as_float_array(a: Any, name: str, ndim: int | None) -> Array:
         raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(a, np.matrix | list | tuple):
         raise ValueError(f"{name}: expected {wanted}, got {_kind(a)} with ndim {_ndim(a)}; convert it with numpy.array")
-    if not isinstance(a, np.ndarray):
-        if not hasattr(a, "__array__"):
-            raise TypeError(f"{name}: expected {wanted}, got {_kind(a)}")
-        a = np.asarray(a)
+    if not isinstance(a, np.ndarray) and not hasattr(a, "__array__"):
+        raise TypeError(f"{name}: expected {wanted}, got {_kind(a)}")
+    a = np.asarray(a)
     dtype = _float_dtype(a, name)
     if ndim is not None and a.ndim != ndim:
         raise ValueError(f"{name}: expected {wanted}, got ndim {a.ndim} (shape {a.shape})")

@@ -17,7 +17,7 @@ def config() -> dict[str, str]:
         matmul = "own"
     else:
         matmul = f"own up to {dense.OWN_PRODUCT_UP_TO} multiplications, above NumPy's BLAS"
-    matmul += f"; one row times more than {dense.OWN_VECTOR_PRODUCT_UP_TO} weights: NumPy's BLAS ({_numpy_blas()})"
+    matmul += f"; one row times more than {dense.OWN_VECTOR_PRODUCT_UP_TO} weights: NumPy's BLAS ({numpy_blas()})"
     return {"version": __version__, "simd": simd.level(), "matmul": matmul}
 
 
@@ -27,7 +27,8 @@ def show_config() -> None:
         print(f"{key:8} {value}")
 
 
-def _numpy_blas() -> str:
+def numpy_blas() -> str:
+    """Name and version of the BLAS that NumPy was built with."""
     build: dict[str, Any] = np.show_config(mode="dicts")  # type: ignore[assignment]
     blas = build.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastnn import _check
-from fastnn._kernels import by_dtype, dense, memory, simd
+from fastnn._kernels import by_dtype, dense, gemm, memory, simd
 
 _forward = by_dtype(dense.forward)
 _backward = by_dtype(dense.backward)
@@ -15,7 +15,8 @@ _bias_backward = by_dtype(dense.bias_backward)
 # Up to this many multiplications the own product is used, above it NumPy's BLAS. Measured with `python -m bench --suite
 # kernels` against OpenBLAS on one thread: with AVX-512 the own product won at every size tried, up to 2048 x 2048 x 2048;
 # with AVX2 it wins up to some millions, beyond which its weight gradient falls behind.
-OWN_PRODUCT_UP_TO = 2**62 if simd.level().startswith("x86-64-v4") else 2**21
+# Without vectors (compilers that have none to offer) it is for tiny operands only.
+OWN_PRODUCT_UP_TO = 2**62 if simd.level().startswith("x86-64-v4") else 2**21 if gemm.vector_lanes() > 1 else 2**12
 # A single row times a matrix is bound by reading the matrix: above this many entries BLAS reads it faster.
 OWN_VECTOR_PRODUCT_UP_TO = 2**16
 

@@ -86,7 +86,7 @@ class Sequential:
             raise
         self._optimizer: SGD | None = None
         self._velocity: Array | None = None
-        self._speed = 0.0       # no entry of the velocity is larger
+        self._speed = 0.0       # no entry of the velocity is larger, weight decay aside
         self._epoch = 0
         self._busy = threading.Lock()
 
@@ -199,12 +199,11 @@ class Sequential:
         shuffle = _check.flag(shuffle, "shuffle")
         if _check.flag(check_finite, "check_finite") and x.dtype.kind == "f":
             for start, end in chunks(len(x), INFERENCE_ROWS):
-                with np.errstate(over="ignore"):
-                    _check.finite_rows(self._batch(x, start, end), "x", start)
+                _check.finite_rows(self._batch(x, start, end), "x", start)
         validation = self._validation(validation_data)
         history = History()
         with self._exclusive():
-            optimizer = (self._optimizer or SGD()) if optimizer is None else self._usable(optimizer)
+            optimizer = self._usable((self._optimizer or SGD()) if optimizer is None else optimizer)
             for _ in range(epochs):
                 started = time.perf_counter()
                 order = self._rng.permutation(len(x)) if shuffle else None
@@ -356,6 +355,8 @@ class Sequential:
     def _usable(self, optimizer: Any) -> SGD:
         if not isinstance(optimizer, SGD):
             raise TypeError(f"optimizer: expected a fastnn.SGD, got {type(optimizer).__name__}")
+        _check.coefficient(optimizer.lr, "lr", self.dtype)
+        _check.coefficient(optimizer.weight_decay, "weight_decay", self.dtype)
         return optimizer
 
     def _data(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array]:
@@ -384,13 +385,14 @@ class Sequential:
         """Batch norm has no variance of one row: say so before anything has changed."""
         if any(isinstance(layer, BatchNorm) for layer in self.layers) and any(end - start < 2 for start, end in bounds):
             raise ValueError(
-                "x: batch_norm in train mode needs >= 2 samples in each batch, got a batch of 1; "
-                "give more rows or a larger batch_size, or last_batch='merge' or 'drop'")
+                "x: batch_norm in train mode needs >= 2 samples in each batch, got a batch of 1"
+                + ("" if len(bounds) == 1 else "; last_batch='merge' or 'drop' or another batch_size avoids it"))
 
     def _batch(self, x: Array, start: int, end: int, order: Array | None = None) -> Array:
         """Some rows in the network's dtype, C-contiguous."""
         rows = x[start:end] if order is None else x[order[start:end]]
-        return np.require(rows, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
+        with np.errstate(over="ignore"):
+            return np.require(rows, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
 
     def _targets(self, y: Array, start: int, end: int, order: Array | None = None) -> Array:
         if self.loss == "softmax_cross_entropy":
@@ -468,8 +470,8 @@ class Sequential:
             g *= optimizer.clip_norm / norm
             norm = optimizer.clip_norm
         speed = optimizer.momentum * speed + norm
-        # beyond 1 weight decay no longer shrinks the weights but throws them from side to side
-        decay_grows = optimizer.lr * optimizer.weight_decay > 1 - optimizer.momentum
+        # strong weight decay no longer shrinks the weights but throws them from side to side
+        decay_grows = max(optimizer.lr, 1) * optimizer.weight_decay > 1 - optimizer.momentum
         risky = (1 + optimizer.lr) * 2 * speed > SAFE or decay_grows
         before = (p.copy(), None if v is None else v.copy()) if risky else None
         # weights come first in the buffers, and decay acts on them only

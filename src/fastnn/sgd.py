@@ -56,9 +56,9 @@ def sgd_update(
             velocity = _check.output(velocity, "velocity", param.shape, param.dtype)
         if not memory.apart(2, param, velocity, grad):
             _check.written({"param": param, "velocity": velocity}, {"grad": grad})
-    lr = _check.learning_rate(lr, param.dtype)
+    lr = _check.coefficient(lr, "lr", param.dtype)
     momentum = _check.sgd_momentum(momentum)
-    weight_decay = _check.non_negative(weight_decay, "weight_decay")
+    weight_decay = _check.coefficient(weight_decay, "weight_decay", param.dtype)
     nesterov = _check.flag(nesterov, "nesterov")
     if momentum == 0.0:
         if nesterov:

@@ -6,7 +6,7 @@ The constants have the type of the data: a literal would be a double, and the ar
 from cython cimport floating
 
 from fastnn._kernels.elementary cimport absolute, exp, expm1_negative, log1p_unit
-from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.simd cimport extents, simd_void
 
 KINDS = {
     "identity": IDENTITY, "relu": RELU, "leaky_relu": LEAKY_RELU, "tanh": TANH, "sigmoid": SIGMOID,
@@ -116,10 +116,12 @@ cdef simd_void backward_tile(
 
 
 def forward(const floating[::1] x not None, int kind, floating[::1] y not None):
+    extents(y.shape[0] == x.shape[0] > 0)
     with nogil:
         forward_tile(&x[0], x.shape[0], kind, &y[0])
 
 
 def backward(const floating[::1] dy not None, const floating[::1] y not None, int kind, floating[::1] dx not None):
+    extents(dy.shape[0] == y.shape[0] == dx.shape[0] > 0)
     with nogil:
         backward_tile(&dy[0], &y[0], y.shape[0], kind, &dx[0])

@@ -2,8 +2,8 @@
 
 Goodfellow et al. (8.35)-(8.37); Ioffe & Szegedy (2015), algorithm 1. Column sums are float64 for either dtype, and taken of
 the differences from a pivot near the data, so that a large mean costs no digits. The pivot p is the first row:
-|p - mean| <= sqrt(n - 1) std for any of n numbers, hence E[u^2] - E[u]^2 with u = x - p loses at most n units of float64,
-far below one of float32. For float64 data a second pass, from the mean found first, removes that loss too. The mean is kept
+|p - mean| <= sqrt(n - 1) std for any of n numbers, which bounds what E[u^2] - E[u]^2 with u = x - p can cancel: even if the
+first row is the only one that differs, a float32 variance is good to a third of a unit up to n = 1e5. For float64 data a second pass, from the mean found first, removes that loss too. The mean is kept
 as a pair hi + lo up to its subtraction. Sums take four rows at a time, so that the accumulators are loaded and stored a
 quarter as often.
 """
@@ -11,7 +11,7 @@ quarter as often.
 from cython cimport floating
 from libc.math cimport sqrt
 
-from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.simd cimport extents, simd_void
 
 
 cdef double ZEROS[COLUMNS]      # a row of either type that adds nothing to a sum; statically zero
@@ -240,6 +240,9 @@ def forward(
 ):
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
     cdef bint running = running_mean is not None and running_var is not None
+    extents(
+        n > 1 and gamma.shape[0] == beta.shape[0] == mean.shape[0] == rstd.shape[0] == out.shape[1] == d > 0
+        and out.shape[0] == n and (not running or running_mean.shape[0] == running_var.shape[0] == d))
     with nogil:
         for block in range((d + COLUMNS - 1) // COLUMNS):
             j = block * COLUMNS
@@ -255,6 +258,9 @@ def backward(
     floating[:, ::1] dx not None, floating[::1] dgamma not None, floating[::1] dbeta not None,
 ):
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
+    extents(
+        n > 1 and dout.shape[0] == dx.shape[0] == n and dout.shape[1] == dx.shape[1] == d > 0
+        and gamma.shape[0] == mean.shape[0] == rstd.shape[0] == dgamma.shape[0] == dbeta.shape[0] == d)
     with nogil:
         for block in range((d + COLUMNS - 1) // COLUMNS):
             j = block * COLUMNS
@@ -269,6 +275,9 @@ def inference(
     floating[:, ::1] out not None,
 ):
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
+    extents(
+        n > 0 and out.shape[0] == n and out.shape[1] == d > 0
+        and gamma.shape[0] == beta.shape[0] == running_mean.shape[0] == running_var.shape[0] == d)
     with nogil:
         for block in range((d + COLUMNS - 1) // COLUMNS):
             j = block * COLUMNS

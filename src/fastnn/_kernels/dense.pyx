@@ -3,7 +3,7 @@
 from cython cimport floating
 
 from fastnn._kernels.gemm cimport gemm
-from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.simd cimport extents, simd_void
 
 
 cdef simd_void column_sums(
@@ -64,6 +64,9 @@ def forward(
 ):
     cdef Py_ssize_t n_in = weight.shape[0], n_out = weight.shape[1]
     cdef const floating* b = NULL
+    extents(
+        x.shape[0] > 0 and n_in > 0 and n_out > 0 and x.shape[1] == n_in
+        and out.shape[0] == x.shape[0] and out.shape[1] == n_out and (bias is None or bias.shape[0] == n_out))
     if bias is not None:
         b = &bias[0]
     # out = x weight + bias
@@ -78,6 +81,10 @@ def backward(
     cdef Py_ssize_t n = x.shape[0], n_in = weight.shape[0], n_out = weight.shape[1]
     cdef const floating* no_bias = NULL
     cdef floating* to_dx = NULL
+    extents(
+        n > 0 and n_in > 0 and n_out > 0 and x.shape[1] == n_in and dout.shape[0] == n and dout.shape[1] == n_out
+        and dweight.shape[0] == n_in and dweight.shape[1] == n_out and dbias.shape[0] == n_out
+        and (dx is None or (dx.shape[0] == n and dx.shape[1] == n_in)))
     if dx is not None:
         to_dx = &dx[0, 0]
     with nogil:
@@ -91,12 +98,14 @@ def backward(
 
 def bias_forward(const floating[::1] bias not None, floating[:, ::1] out not None):
     """out += bias, behind a product that BLAS did."""
+    extents(out.shape[0] > 0 and out.shape[1] == bias.shape[0] > 0)
     with nogil:
         add_row(&bias[0], out.shape[0], out.shape[1], &out[0, 0], out.shape[1])
 
 
 def bias_backward(const floating[:, ::1] dout not None, floating[::1] dbias not None):
     """dbias = sum of the rows of dout, beside products that BLAS did."""
+    extents(dout.shape[0] > 0 and dout.shape[1] == dbias.shape[0] > 0)
     with nogil:
         sum_rows(&dout[0, 0], dout.shape[0], dout.shape[1], &dbias[0])
 

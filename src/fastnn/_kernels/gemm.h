@@ -47,10 +47,12 @@ FASTNN_TILE_TYPE(fastnn_tile_f64, double)
 #endif
 
 #define FASTNN_LEVEL base
-#if !defined(__has_builtin)
-#define FASTNN_VECTOR_BYTES 0
-#define ROWS 4
-#elif !__has_builtin(__builtin_shufflevector)
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FASTNN_VECTORS 1
+#endif
+#endif
+#if !defined(FASTNN_VECTORS)
 #define FASTNN_VECTOR_BYTES 0
 #define ROWS 4
 #elif defined(__AVX512F__)

@@ -1,11 +1,13 @@
-"""The matrix product: blocks and panels around the register tile of gemm.h.
+"""The matrix product: blocks and panels around the register tile of gemm_tile.h.
 
-A panel of B, two vectors wide and DEPTH rows deep, stays in the first-level cache while the rows of A pass by; a block of A
+A panel of B, two vectors wide (four beside few rows) and DEPTH rows deep, stays in the first-level cache while the rows of A pass by; a block of A
 stays in the second. A panel is copied where its rows lie far apart (their cache sets collide) and transposed where B comes
 as a transpose; else B is read where it lies. C is overwritten, whatever it held.
 """
 
 from cython cimport floating
+
+from fastnn._kernels.simd cimport extents
 
 cdef extern from "gemm.h":
     ctypedef struct fastnn_tile_f32:
@@ -171,9 +173,18 @@ def product(const floating[:, :] a not None, const floating[:, :] b not None, co
     """C = A B (+ bias), for tests and benchmarks of the product alone; one of B's strides must be one element."""
     cdef Py_ssize_t size = sizeof(floating)
     cdef const floating* b_or_null = NULL
+    extents(
+        a.shape[0] > 0 and b.shape[1] > 0 and a.shape[1] == b.shape[0] > 0 and c.shape[0] == a.shape[0]
+        and c.shape[1] == b.shape[1] and (bias is None or bias.shape[0] == b.shape[1])
+        and (b.strides[0] == size or b.strides[1] == size or b.shape[0] == 1 or b.shape[1] == 1))
     if bias is not None:
         b_or_null = &bias[0]
     with nogil:
         gemm(
             a.shape[0], b.shape[1], a.shape[1], &a[0, 0], a.strides[0] // size, a.strides[1] // size,
             &b[0, 0], b.strides[0] // size, b.strides[1] // size, b_or_null, &c[0, 0], c.shape[1])
+
+
+def vector_lanes():
+    """The float32 elements of a vector register; 1 where the compiler has no vectors to offer."""
+    return TILE_F32.lanes

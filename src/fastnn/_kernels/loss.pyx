@@ -1,4 +1,4 @@
-"""Losses with their gradients. All arithmetic is float64, rounded on the way out.
+"""Losses with their gradients. All arithmetic is float64; the exponentials of a softmax wait in the output for their sum.
 
 Rows are taken in groups of about CHUNK elements, whose intermediate results fit the stack: the exponentials of a whole group
 are then one long loop, however few classes there are.
@@ -8,7 +8,7 @@ from cython cimport floating
 from libc.math cimport log1p
 
 from fastnn._kernels.elementary cimport absolute, exp, log1p_unit
-from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.simd cimport extents, simd_void
 
 cdef enum:
     CHUNK = 512
@@ -184,9 +184,19 @@ cdef simd_void squared_error_tile(
 
 # ---- the entries for Python: the mean loss, and its gradient in the last argument
 
+cdef inline bint same_shape(const floating[:, ::1] a, const floating[:, ::1] b) noexcept:
+    return a.shape[0] == b.shape[0] and a.shape[1] == b.shape[1]
+
+
 def softmax(const floating[:, ::1] logits not None, const Py_ssize_t[::1] labels not None, floating[:, ::1] dlogits not None):
     cdef Py_ssize_t n = logits.shape[0]
     cdef double[2] total = [0, 0]
+    cdef Py_ssize_t i
+    extents(
+        n > 0 and logits.shape[1] > 0 and labels.shape[0] == n
+        and dlogits.shape[0] == n and dlogits.shape[1] == logits.shape[1])
+    for i in range(n):
+        extents(0 <= labels[i] < logits.shape[1])
     with nogil:
         softmax_tile(&logits[0, 0], n, logits.shape[1], &labels[0], 1.0 / n, &dlogits[0, 0], total)
     return compensated(total[0], total[1]) / n
@@ -197,6 +207,7 @@ def sigmoid(
 ):
     cdef Py_ssize_t n = logits.shape[0] * logits.shape[1]
     cdef double[2] total = [0, 0]
+    extents(n > 0 and same_shape(logits, targets) and same_shape(logits, dlogits))
     with nogil:
         sigmoid_tile(&logits[0, 0], &targets[0, 0], n, 1.0 / n, &dlogits[0, 0], total)
     return compensated(total[0], total[1]) / n
@@ -207,6 +218,7 @@ def squared_error(
 ):
     cdef Py_ssize_t n = pred.shape[0] * pred.shape[1]
     cdef double[2] total = [0, 0]
+    extents(n > 0 and same_shape(pred, target) and same_shape(pred, dpred))
     with nogil:
         squared_error_tile(&pred[0, 0], &target[0, 0], n, 1.0 / n, &dpred[0, 0], total)
     return compensated(total[0], total[1]) / n

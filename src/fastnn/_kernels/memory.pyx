@@ -1,8 +1,11 @@
 """Facts about arrays, for the checks of `fastnn`: what they are and where they lie."""
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
-from numpy import ndarray
+from numpy import dtype, ndarray
+
+cdef object FLOAT32 = dtype("float32")
+cdef object FLOAT64 = dtype("float64")
 
 cdef enum:
     MOST = 12
@@ -28,8 +31,8 @@ def apart(Py_ssize_t n_written, *arrays):
     cdef size_t end[MOST]
     cdef Py_ssize_t i, n = len(arrays)
 
-    if n > MOST:
-        raise ValueError(f"arrays: expected at most {MOST}, got {n}")
+    if n > MOST or n_written > n:
+        raise ValueError(f"arrays: expected {n_written} to {MOST}, got {n}")
     for i in range(n):
         start[i] = end[i] = 0
         if arrays[i] is not None:
@@ -52,10 +55,10 @@ def ordinary(Py_ssize_t n_written, bytes form not None, *arrays):
     cdef size_t end[MOST]
     cdef Py_ssize_t i, n = len(arrays)
     cdef const unsigned char* wanted = form
-    cdef char format = 0
+    cdef object first = None, of_a
     cdef bint good
 
-    if n > MOST or 2 * n != len(form):
+    if n > MOST or n_written > n or 2 * n != len(form):
         raise ValueError(f"arrays: expected {len(form) // 2}, at most {MOST}, got {n}")
     for i in range(n):
         a = arrays[i]
@@ -64,15 +67,18 @@ def ordinary(Py_ssize_t n_written, bytes form not None, *arrays):
             continue
         if type(a) is not ndarray:
             return False
+        # NumPy's own dtype objects, native by that; an equal one, as unpickling makes it, is for the closer look to replace
+        of_a = a.dtype
+        if first is None:
+            first = of_a
+        if of_a is not first or (of_a is not FLOAT32 and of_a is not FLOAT64):
+            return False
         try:
-            PyObject_GetBuffer(a, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+            PyObject_GetBuffer(a, &view, PyBUF_C_CONTIGUOUS)
         except (BufferError, ValueError):
             return False
-        if format == 0:
-            format = view.format[0]
         good = (
-            (view.format[0] == c"f" or view.format[0] == c"d") and view.format[1] == 0 and view.format[0] == format
-            and (wanted[2 * i] == c"*" or view.ndim == wanted[2 * i] - c"0") and <size_t>view.buf % view.itemsize == 0
+            (wanted[2 * i] == c"*" or view.ndim == wanted[2 * i] - c"0") and <size_t>view.buf % view.itemsize == 0
             and not (i < n_written and view.readonly))
         start[i] = <size_t>view.buf
         end[i] = start[i] + view.len

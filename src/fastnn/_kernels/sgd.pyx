@@ -2,7 +2,7 @@
 
 from cython cimport floating
 
-from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.simd cimport extents, simd_void
 
 
 cdef simd_void update_tile(
@@ -46,7 +46,10 @@ def update(
     floating[::1] velocity, floating[::1] param not None,
 ):
     cdef Py_ssize_t n = param.shape[0]
-    cdef floating* v = NULL if velocity is None else &velocity[0]
+    cdef floating* v = NULL
+    extents(grad.shape[0] == n > 0 and (velocity is None or velocity.shape[0] == n))
+    if velocity is not None:
+        v = &velocity[0]
     with nogil:
         update_tile(&grad[0], n, lr, momentum, nesterov, weight_decay, v, &param[0])
 
@@ -55,6 +58,7 @@ def sum_of_squares(const floating[::1] x not None):
     cdef double sums[LANES]
     cdef Py_ssize_t l
     cdef double total = 0
+    extents(x.shape[0] > 0)
     for l in range(LANES):
         sums[l] = 0
     with nogil:

@@ -1,12 +1,13 @@
 /* One source, three instruction sets: the loader picks the clone that the processor can run.
 
    FASTNN_SIMD goes on a function that holds a loop. What that function calls inside the loop must be inlined
-   (FASTNN_INLINE), or it stays at the baseline. Where the compiler or libc has no ifunc clones (clang on macOS, musl, MSVC,
-   Arm), and in a build for one given level (FASTNN_MARCH, see setup.py), there is a single version of everything. */
+   (FASTNN_INLINE), or it stays at the baseline. Where the compiler or libc has no ifunc clones (gcc before 12, clang on macOS,
+   musl, MSVC, Arm), and in a build for one given level (FASTNN_MARCH, see setup.py), there is a single version of everything. */
 #ifndef FASTNN_SIMD_H
 #define FASTNN_SIMD_H
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(FASTNN_ONE_LEVEL)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 \
+    && !defined(FASTNN_ONE_LEVEL)
 #define FASTNN_CLONES 1
 #define FASTNN_SIMD __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
