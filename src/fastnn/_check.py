@@ -112,12 +112,11 @@ def at_least_one_column(x: Array, name: str) -> None:
         raise ValueError(f"{name}: expected at least one column, got shape {x.shape}")
 
 
-def at_least_two_rows(n: int, d: int) -> None:
-    """`x` is (n, d) for batch norm in training mode."""
-    if n < 2:
-        raise ValueError(f"x: batch_norm in train mode needs >= 2 samples, got shape {(n, d)}")
-    if d == 0:
-        raise ValueError(f"x: expected at least one column, got shape {(n, d)}")
+def at_least_two_rows(x: Array, name: str) -> None:
+    """What batch norm in training mode needs."""
+    if x.shape[0] < 2:
+        raise ValueError(f"{name}: batch_norm in train mode needs >= 2 samples, got shape {x.shape}")
+    at_least_one_column(x, name)
 
 
 def at_least_one_row(x: Array, name: str) -> None:
@@ -283,21 +282,21 @@ def coefficient(value: Any, name: str, dtype: np.dtype[Any]) -> float:
     return value
 
 
-def sgd_momentum(value: Any) -> float:
+def proper_fraction(value: Any, name: str) -> float:
     """A number in [0, 1)."""
     if type(value) is float and 0.0 <= value < 1.0:
         return value
-    value = number(value, "momentum")
+    value = number(value, name)
     if not 0 <= value < 1:
-        raise ValueError(f"momentum: expected 0 <= momentum < 1, got {value}")
+        raise ValueError(f"{name}: expected 0 <= {name} < 1, got {value}")
     return value
 
 
-def dropout_rate(value: Any) -> float:
-    """A number in [0, 1): with 1 nothing would be left to scale up."""
-    value = number(value, "p")
-    if not 0 <= value < 1:
-        raise ValueError(f"p: expected 0 <= p < 1, got {value}")
+def nesterov(value: Any, momentum: float) -> bool:
+    """A flag that only goes with momentum."""
+    value = flag(value, "nesterov")
+    if value and momentum == 0.0:
+        raise ValueError("nesterov: expected momentum > 0 to go with it, got momentum 0.0")
     return value
 
 

@@ -56,7 +56,8 @@ def batchnorm_forward(
         x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype
-    _check.at_least_two_rows(n, d)
+    if n < 2 or not d:
+        _check.at_least_two_rows(x, "x")
     if not (plain and gamma.shape == beta.shape == (d,)):
         gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
         beta = _check.array_like(beta, "beta", (d,), dtype, "x")
@@ -124,7 +125,8 @@ def batchnorm_backward(
         x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype
-    _check.at_least_two_rows(n, d)
+    if n < 2 or not d:
+        _check.at_least_two_rows(x, "x")
     if not (plain and dout.shape == (n, d) and gamma.shape == (d,)):
         dout = _check.array_like(dout, "dout", (n, d), dtype, "x")
         gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")

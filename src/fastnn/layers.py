@@ -335,7 +335,7 @@ class Dropout(Layer):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        self.p = _check.dropout_rate(p)
+        self.p = _check.proper_fraction(p, "p")
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from fastnn import _check
-from fastnn._kernels import by_dtype, sgd
 from fastnn.activation import activation_forward
 from fastnn.errors import DivergedError
 from fastnn.layers import BatchNorm, Dense, Dropout, Layer
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD
-from fastnn.sgd import sgd_update
+from fastnn.sgd import gradient_norm, sgd_update
 from fastnn.training import History, batch_bounds, chunks
 
 Array = np.ndarray
@@ -28,7 +27,6 @@ LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "mean_squared_error": mean_squared_error,
 }
-sum_of_squares = by_dtype(sgd.sum_of_squares)
 INFERENCE_ROWS = 1024       # rows that predict and evaluate convert and compute at a time
 SAFE = 1e30                 # a step no longer than this leads from no sensible parameter to infinity
 KEPT = "the parameters of the last finite step are kept. A lower lr may help."
@@ -452,7 +450,7 @@ class Sequential:
             loss = self._loss_and_gradients(x, y, update_statistics=True)
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is {loss}{at}; {KEPT}")
-            norm = _norm(self._gradients)
+            norm = gradient_norm(self._gradients)
             if not math.isfinite(norm):
                 raise DivergedError(f"the gradient is not finite{at}; {KEPT}")
             if not np.isfinite(self._statistics).all():
@@ -487,15 +485,6 @@ class Sequential:
                 v[...] = before[1]
             raise DivergedError(f"the step leads to infinity{at}; {KEPT}")
         self._optimizer, self._velocity, self._speed = optimizer, v, speed
-
-
-def _norm(g: Array) -> float:
-    """The Euclidean norm of a flat array, infinite or NaN only if an entry is."""
-    square = sum_of_squares[g.dtype](g)
-    if math.isfinite(square):
-        return math.sqrt(square)
-    largest = float(np.abs(g).max())
-    return largest * math.sqrt(sum_of_squares[g.dtype](g / largest)) if math.isfinite(largest) else largest
 
 
 def _views(shapes: dict[Any, tuple[int, ...]], dtype: np.dtype[Any]) -> tuple[Array, dict[Any, Array]]:

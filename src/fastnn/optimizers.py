@@ -33,10 +33,8 @@ class SGD:
         clip_norm: float | None = None,
     ) -> None:
         self.lr = _check.non_negative(lr, "lr")
-        self.momentum = _check.sgd_momentum(momentum)
-        self.nesterov = _check.flag(nesterov, "nesterov")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov: expected momentum > 0 to go with it, got momentum 0.0")
+        self.momentum = _check.proper_fraction(momentum, "momentum")
+        self.nesterov = _check.nesterov(nesterov, self.momentum)
         self.weight_decay = _check.non_negative(weight_decay, "weight_decay")
         self.clip_norm = None if clip_norm is None else _check.positive(clip_norm, "clip_norm")
 

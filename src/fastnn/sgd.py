@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fastnn import _check
 from fastnn._kernels import by_dtype, memory, sgd
 
 _update = by_dtype(sgd.update)
+_sum_of_squares = by_dtype(sgd.sum_of_squares)
 
 
 def sgd_update(
@@ -57,15 +60,20 @@ def sgd_update(
         if not memory.apart(2, param, velocity, grad):
             _check.written({"param": param, "velocity": velocity}, {"grad": grad})
     lr = _check.coefficient(lr, "lr", param.dtype)
-    momentum = _check.sgd_momentum(momentum)
+    momentum = _check.proper_fraction(momentum, "momentum")
     weight_decay = _check.coefficient(weight_decay, "weight_decay", param.dtype)
-    nesterov = _check.flag(nesterov, "nesterov")
-    if momentum == 0.0:
-        if nesterov:
-            raise ValueError("nesterov: expected momentum > 0 to go with it, got momentum 0.0")
-    elif velocity is None:
+    nesterov = _check.nesterov(nesterov, momentum)
+    if momentum != 0.0 and velocity is None:
         raise ValueError("velocity: expected an array (zeros to start) to go with momentum > 0, got None")
     if param.size:
         _update[param.dtype](_check.flat(grad), lr, momentum, nesterov, weight_decay,
                              None if velocity is None else _check.flat(velocity), _check.flat(param))
 
+
+def gradient_norm(g: np.ndarray) -> float:
+    """The Euclidean norm of a flat array, infinite or NaN only if an entry is."""
+    square = _sum_of_squares[g.dtype](g)
+    if math.isfinite(square):
+        return math.sqrt(square)
+    largest = float(np.abs(g).max())
+    return largest * math.sqrt(_sum_of_squares[g.dtype](g / largest)) if math.isfinite(largest) else largest

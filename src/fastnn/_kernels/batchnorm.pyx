@@ -3,9 +3,9 @@
 Goodfellow et al. (8.35)-(8.37); Ioffe & Szegedy (2015), algorithm 1. Column sums are float64 for either dtype, and taken of
 the differences from a pivot near the data, so that a large mean costs no digits. The pivot p is the first row:
 |p - mean| <= sqrt(n - 1) std for any of n numbers, which bounds what E[u^2] - E[u]^2 with u = x - p can cancel: even if the
-first row is the only one that differs, a float32 variance is good to a third of a unit up to n = 1e5. For float64 data a second pass, from the mean found first, removes that loss too. The mean is kept
-as a pair hi + lo up to its subtraction. Sums take four rows at a time, so that the accumulators are loaded and stored a
-quarter as often.
+first row is the only one that differs, a float32 variance is good to a third of a unit up to n = 1e5. For float64 data a
+second pass, from the mean found first, removes that loss too. The mean is kept as a pair hi + lo up to its subtraction. Sums
+take four rows at a time, so that the accumulators are loaded and stored a quarter as often.
 """
 
 from cython cimport floating

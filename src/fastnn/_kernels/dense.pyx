@@ -2,6 +2,7 @@
 
 from cython cimport floating
 
+from fastnn._kernels.elementary cimport compensated, rounding_of_sum
 from fastnn._kernels.gemm cimport gemm
 from fastnn._kernels.simd cimport extents, simd_void
 
@@ -13,15 +14,13 @@ cdef simd_void column_sums(
     cdef double total[COLUMNS]
     cdef double lost[COLUMNS]
     cdef double s[COLUMNS]
-    cdef double t, u
     cdef Py_ssize_t chunk, i, j, m
 
     for j in range(d):
         total[j] = 0
         lost[j] = 0
     # sums = sum_i x[i, :], in float64. The sum of a chunk of rows starts anew and what rounding takes from the total is
-    # kept (Knuth's two-sum), so that the error does not grow with n; four rows at a time, so that s is loaded and stored
-    # a quarter as often.
+    # kept, so that the error does not grow with n; four rows at a time, so that s is loaded and stored a quarter as often.
     for chunk in range((n + CHUNK - 1) // CHUNK):
         m = min(CHUNK, n - chunk * CHUNK)
         for j in range(d):
@@ -35,13 +34,10 @@ cdef simd_void column_sums(
                 s[j] += x[j]
             x += ldx
         for j in range(d):
-            t = total[j] + s[j]
-            u = t - total[j]
-            lost[j] += (total[j] - (t - u)) + (s[j] - u)
-            total[j] = t
+            lost[j] += rounding_of_sum(total[j], s[j])
+            total[j] += s[j]
     for j in range(d):
-        # an infinite total loses nothing, but what was kept of it is NaN
-        sums[j] = <floating>(total[j] + lost[j] if lost[j] == lost[j] else total[j])
+        sums[j] = <floating>compensated(total[j], lost[j])
 
 
 cdef simd_void add_row(

@@ -1,4 +1,5 @@
-# One name for both float types: the branch is settled when the fused function is compiled.
+# Elementary functions, one name for both float types (the branch is settled when the fused function is compiled), and the
+# exact addition that keeps a long sum accurate.
 from cython cimport floating
 
 cdef extern from "elementary.h":
@@ -24,3 +25,15 @@ cdef inline floating log1p_unit(floating x) noexcept nogil:         # 0 <= x <= 
 
 cdef inline floating absolute(floating x) noexcept nogil:
     return x if x > 0 else -x
+
+
+cdef inline double rounding_of_sum(double a, double b) noexcept nogil:
+    # what rounding took from a + b, exactly (Knuth's two-sum)
+    cdef double s = a + b
+    cdef double t = s - a
+    return (a - (s - t)) + (b - t)
+
+
+cdef inline double compensated(double total, double lost) noexcept nogil:
+    # an infinite total loses nothing, but what was kept of it is NaN
+    return total + lost if lost == lost else total

@@ -7,24 +7,12 @@ are then one long loop, however few classes there are.
 from cython cimport floating
 from libc.math cimport log1p
 
-from fastnn._kernels.elementary cimport absolute, exp, log1p_unit
+from fastnn._kernels.elementary cimport absolute, compensated, exp, log1p_unit, rounding_of_sum
 from fastnn._kernels.simd cimport extents, simd_void
 
 cdef enum:
     CHUNK = 512
     LANES = 8
-
-
-cdef inline double rounding_of_sum(double a, double b) noexcept nogil:
-    # what rounding took from a + b, exactly (Knuth's two-sum)
-    cdef double s = a + b
-    cdef double t = s - a
-    return (a - (s - t)) + (b - t)
-
-
-cdef inline double compensated(double total, double lost) noexcept nogil:
-    # an infinite total loses nothing, but what was kept of it is NaN
-    return total + lost if lost == lost else total
 
 
 cdef inline double sum_of(const double* e, Py_ssize_t n) noexcept nogil:
