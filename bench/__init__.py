@@ -1,6 +1,7 @@
 """fastnn against its rivals: ``python -m bench --help``.
 
-Importing this package imports no NumPy, so that the number of threads can be set first.
+A suite is a module here: `kernels`, `gemm`, `train`, `accuracy`, `imports`. The rivals are in `bench.peers`. Importing this
+package imports no NumPy, so that the number of threads can be set first.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ class Options:
     """What the command line asked for; every suite gets the same."""
 
     quick: bool = False
-    threads: int = 1
-    peers: tuple[str, ...] = ("numpy",)
+    threads: tuple[int, ...] = (1,)
+    peers: tuple[str, ...] = ("textbook", "careful")
     dtypes: tuple[str, ...] = ("float32", "float64")
+    nets: tuple[str, ...] = ()  # rows of the train suite; empty: all
     mnist: Path | None = None
 
 

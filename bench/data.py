@@ -1,4 +1,4 @@
-"""Real digits: scikit-learn's bundled 8 x 8 images, or MNIST from a folder."""
+"""Real digits, scikit-learn's bundled 8 x 8 images or MNIST from a folder; and numbers drawn to be learnt."""
 
 from __future__ import annotations
 
@@ -32,12 +32,23 @@ class Dataset:
     y_test: Array
 
 
+def synthetic(n_rows: int, n_in: int, n_out: int, loss: str, dtype: str) -> tuple[Array, Array]:
+    """Normal rows, and as classes or targets what a random two-layer network makes of them, with some noise."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n_rows, n_in))
+    inner = np.tanh(x @ rng.standard_normal((n_in, 32)) / math.sqrt(n_in))
+    outputs = inner @ rng.standard_normal((32, n_out)) / math.sqrt(32)
+    outputs += 0.1 * rng.standard_normal(outputs.shape)
+    y = outputs.argmax(axis=1) if loss == "softmax_cross_entropy" else outputs.astype(dtype)
+    return x.astype(dtype), y
+
+
 def digits() -> Dataset:
     """scikit-learn's 1797 digits, 30 % of them held out."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise BenchError("train: its digits come with scikit-learn: install it, or give --mnist DIR") from None
+        raise BenchError("accuracy: its digits come with scikit-learn: install it, or give --mnist DIR") from None
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(x))

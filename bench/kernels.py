@@ -19,7 +19,7 @@ import numpy as np
 
 import fastnn
 from bench import BenchError, Options, peers
-from bench.report import Row
+from bench.report import Row, contenders, geometric_mean, microseconds, table, times
 from bench.timing import Call, calibrate, interleaved, progress
 from fastnn import reference
 from fastnn.reference import Array
@@ -156,19 +156,19 @@ OPS = [
 
 def run(options: Options) -> list[Row]:
     seconds, rounds = QUICK if options.quick else FULL
-    rivals = peers.modules(options.peers)
+    rivals = peers.kernels(options.peers)
     cases = [(op, shape, dtype) for op in OPS for shape in op.shapes for dtype in options.dtypes]
     if options.quick:
         cases = [(op, shape, dtype) for op, shape, dtype in cases if op.work(shape, dtype) <= QUICK_WORK[op.unit]]
     rows = []
     for op, shape, dtype in progress(cases, "kernels"):
         arguments = draw_arguments(op, shape, dtype)
-        contenders = {"fastnn": fastnn} | {name: module for name, module in rivals.items() if hasattr(module, op.name)}
-        check(op, arguments, contenders)
-        calls = {name: bind(op, arguments, name, module) for name, module in contenders.items()}
+        entrants = {"fastnn": fastnn} | {name: module for name, module in rivals.items() if hasattr(module, op.name)}
+        check(op, arguments, entrants)
+        calls = {name: bind(op, arguments, name, module) for name, module in entrants.items()}
         counts = {name: calibrate(call, seconds) for name, call in calls.items()}
-        times = interleaved(calls, counts, range(rounds))
-        rows.append(Row("kernels", op.name, op.case(shape), dtype, times, op.work(shape, dtype), op.unit))
+        timings = interleaved(calls, counts, range(rounds))
+        rows.append(Row("kernels", op.name, op.case(shape), dtype, timings, op.work(shape, dtype), op.unit, options.threads[0]))
     return rows
 
 
@@ -217,3 +217,24 @@ def flat(results: Any) -> list[Any]:
     if results is None or isinstance(results, str):
         return []
     return [r for part in results for r in flat(part)] if isinstance(results, tuple) else [results]
+
+
+# ---- what is printed
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Time and rate of fastnn and the ratio rival / fastnn; then the geometric mean of each op."""
+    rivals = contenders(rows)[1:]
+    head = ["", "", "", "fastnn us", "rate", "", *rivals]
+    lines = [
+        [row.name, row.case, row.dtype, microseconds(row.times["fastnn"]), f"{row.rate():.3g}", row.unit]
+        + [times(row.ratio(rival)) for rival in rivals]
+        for row in rows
+    ]
+    text = table(head, lines, left=3)
+    groups = {name: [row for row in rows if row.name == name] for name in dict.fromkeys(row.name for row in rows)}
+    means = [
+        [name, *(times(geometric_mean(row.ratio(rival) for row in group)) for rival in rivals)]
+        for name, group in groups.items()
+    ]
+    return text + "\n\n" + table(["geometric means", *rivals], means, left=1)

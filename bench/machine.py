@@ -11,26 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from bench import Options, peers
+from bench.process import usable_cores
 from fastnn.config import config, numpy_blas
 
 
 def describe(options: Options) -> dict[str, str]:
     """Everything a reader needs to judge the times, in the order it is printed."""
     ours = config()
-    missing = [peer for peer in peers.PEERS if peer not in peers.installed()]
+    present = peers.packages(peers.installed())
+    missing = [package for package in peers.packages() if package not in present]
     return {
         "cpu": cpu_model(),
         "cores": cores(),
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "numpy": np.__version__,
         "blas": numpy_blas(),
-        "threads": str(options.threads),
+        "threads": ", ".join(map(str, options.threads)),
         "fastnn": str(ours["version"]),
         "simd": str(ours["simd"]),
         "matmul": str(ours["matmul"]),
-        "peers": ", ".join(f"{peer} {peers.version(peer)}" for peer in options.peers) or "none",
+        "peers": ", ".join(f"{package} {peers.version(package)}" for package in peers.packages(options.peers)),
+        "rivals": ", ".join(options.peers),
         "not installed": ", ".join(missing) or "nothing",
-        "run": "quick: short rounds, the largest shapes left out" if options.quick else "full",
+        "run": "quick: short rounds, the largest shapes and nets left out" if options.quick else "full",
     }
 
 
@@ -46,6 +49,5 @@ def cpu_model() -> str:
 
 
 def cores() -> str:
-    total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    total, usable = os.cpu_count() or 1, usable_cores()
     return str(total) if usable == total else f"{usable} of {total}"

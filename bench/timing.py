@@ -33,10 +33,10 @@ class Timing:
 def calibrate(call: Call, seconds: float) -> int:
     """How many calls take about `seconds`: at least one, and at least one was made, which warms up."""
     count = 1
-    elapsed = _seconds(call, count)
+    elapsed = clock(call, count)
     while elapsed < seconds / 2:
         count = max(count + 1, min(10 * count, int(count * seconds / max(elapsed, 1e-9))))
-        elapsed = _seconds(call, count)
+        elapsed = clock(call, count)
     return count
 
 
@@ -45,11 +45,12 @@ def interleaved(calls: Mapping[str, Call], counts: Mapping[str, int], rounds: It
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in rounds:
         for name, call in calls.items():
-            taken[name].append(_seconds(call, counts[name]) / counts[name])
+            taken[name].append(clock(call, counts[name]) / counts[name])
     return {name: Timing(tuple(seconds)) for name, seconds in taken.items()}
 
 
-def _seconds(call: Call, count: int) -> float:
+def clock(call: Call, count: int) -> float:
+    """The seconds of so many calls in a row, without a garbage collection."""
     collecting = gc.isenabled()
     gc.disable()
     try:

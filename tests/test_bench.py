@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import gzip
-import itertools
+import io
 import json
 import struct
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import BenchError, careful, data, kernels, report, textbook, timing
-from bench.__main__ import SUITES
+from bench import (
+    BenchError,
+    Options,
+    accuracy,
+    data,
+    field,
+    gemm,
+    imports,
+    kernels,
+    peers,
+    picture,
+    process,
+    report,
+    timing,
+    train,
+    worker,
+)
+from bench.__main__ import SUITES, parse
+from bench.peers import careful_kernels, textbook_kernels
+from bench.process import Contender, Failure
+from bench.task import Task
 from fastnn import reference
 
-NUMPY = {"textbook": textbook, "careful": careful}
+NUMPY = {"textbook": textbook_kernels, "careful": careful_kernels}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -30,11 +51,10 @@ def test_numpy_rivals_equal_reference(op: kernels.Op, dtype: str) -> None:
 @pytest.mark.parametrize("op", kernels.OPS, ids=lambda op: f"{op.name}-{op.kind}".strip("-"))
 def test_torch_equals_reference(op: kernels.Op) -> None:
     pytest.importorskip("torch")
-    from bench.peers import pytorch
-
-    if hasattr(pytorch, op.name):
-        shape = (5, 7, 3) if op.name.startswith("dense") else (5, 7)
-        kernels.check(op, kernels.draw_arguments(op, shape, "float32"), {"torch": pytorch})
+    modules = peers.kernels(("torch-eager", "torch-new"))
+    shape = (5, 7, 3) if op.name.startswith("dense") else (5, 7)
+    entrants = {name: module for name, module in modules.items() if hasattr(module, op.name)}
+    kernels.check(op, kernels.draw_arguments(op, shape, "float32"), entrants)
 
 
 def test_every_careful_call_can_be_repeated() -> None:
@@ -42,7 +62,7 @@ def test_every_careful_call_can_be_repeated() -> None:
         if op.name in ("batchnorm_forward", "sgd_update"):  # these move on
             continue
         shape = (5, 7, 3) if op.name.startswith("dense") else (5, 7)
-        call = kernels.bind(op, kernels.draw_arguments(op, shape, "float64"), "careful", careful)
+        call = kernels.bind(op, kernels.draw_arguments(op, shape, "float64"), "careful", careful_kernels)
         first = [np.copy(a) for a in kernels.flat(call())]
         for a, b in zip(first, kernels.flat(call()), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -60,75 +80,215 @@ def test_a_wrong_contender_ends_the_run(change: float) -> None:
         kernels.check(op, kernels.draw_arguments(op, (5, 7), "float64"), {"wrong": Wrong})  # type: ignore[dict-item]
 
 
-# ---- the training loops
+# ---- the training contenders
 
 
-def state_of(widths: list[int], dtype: type) -> dict[str, reference.Array]:
-    rng = np.random.default_rng(0)
-    state: dict[str, reference.Array] = {}
-    for block, (n_in, n_out) in enumerate(itertools.pairwise(widths[:-1])):
-        state[f"{3 * block}.weight"] = rng.standard_normal((n_in, n_out)).astype(dtype)
-        for name, value in (("gamma", 1), ("beta", 0), ("running_mean", 0), ("running_var", 1)):
-            state[f"{3 * block + 1}.{name}"] = np.full(n_out, value, dtype)
-    last = 3 * (len(widths) - 2)
-    state[f"{last}.weight"] = rng.standard_normal(widths[-2:]).astype(dtype)
-    state[f"{last}.bias"] = np.zeros(widths[-1], dtype)
-    return state
+STEPS, BATCH = 6, 8
+TASKS = {
+    "batch norm": Task((6, 9, 8, 4), BATCH, "", dtype="float64"),
+    "batch norm float32": Task((6, 9, 4), BATCH, ""),
+    "regression": Task((6, 9, 8, 2), BATCH, "", False, "tanh", "mean_squared_error", "float64", lr=0.01),
+    "regression of one": Task((6, 9, 1), BATCH, "", False, "relu", "mean_squared_error", "float32", lr=0.01),
+    "classes without batch norm": Task((6, 9, 4), BATCH, "", False, "relu", dtype="float64"),
+}
 
 
-def reference_step(
-    s: dict[str, reference.Array], v: dict[str, reference.Array], x: reference.Array, y: reference.Array
-) -> float:
-    """One training step of a network with one block, from the reference's kernels."""
-    z = reference.dense_forward(x, s["0.weight"])
-    out, mean, rstd = reference.batchnorm_forward(z, s["1.gamma"], s["1.beta"], s["1.running_mean"], s["1.running_var"])
-    h = reference.activation_forward(out, "relu")
-    loss, dlogits = reference.softmax_cross_entropy(reference.dense_forward(h, s["3.weight"], s["3.bias"]), y)
-    g = {}
-    dh, g["3.weight"], g["3.bias"] = reference.dense_backward(dlogits, h, s["3.weight"])
-    assert dh is not None
-    dout = reference.activation_backward(dh, h, "relu")
-    dz, g["1.gamma"], g["1.beta"] = reference.batchnorm_backward(dout, z, s["1.gamma"], mean, rstd)
-    _, g["0.weight"], _ = reference.dense_backward(dz, x, s["0.weight"], need_dx=False)
-    for name, grad in g.items():
-        velocity = v.setdefault(name, np.zeros_like(grad))
-        reference.sgd_update(s[name], grad, velocity, lr=0.1, momentum=0.9)
-    return loss
+def data_of(task: Task) -> tuple[reference.Array, reference.Array]:
+    return data.synthetic(STEPS * BATCH + 3, task.widths[0], task.widths[-1], task.loss, task.dtype)
 
 
-def test_numpy_networks_train_as_the_reference_does() -> None:
-    state = state_of([6, 9, 4], np.float64)
-    networks: list[textbook.Network | careful.Network] = [
-        textbook.Network(state, lr=0.1, momentum=0.9),
-        careful.Network(state, 8, lr=0.1, momentum=0.9),
-    ]
-    exact = {name: a.copy() for name, a in state.items()}
-    velocity: dict[str, reference.Array] = {}
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((40, 6)), rng.integers(4, size=40)
-    for _ in range(6):
-        rows = rng.permutation(40)[:8]
-        loss = reference_step(exact, velocity, x[rows], y[rows])
-        for network in networks:
-            assert network.train_step(x, y, rows) == pytest.approx(loss, rel=1e-9)
-    for network in networks:
-        for name in state:
-            np.testing.assert_allclose(network.state[name], exact[name], rtol=1e-8, atol=1e-10, err_msg=name)
-        assert network.predict(x).shape == (40,)
+def reference_losses(task: Task) -> list[float]:
+    """Of the first steps, from the reference's kernels in float64."""
+    x, y = (a.astype(np.float64) if a.dtype.kind == "f" else a for a in data_of(task))
+    s = {name: a.astype(np.float64) for name, a in task.initial_state().items()}
+    velocity = {name: np.zeros_like(a) for name, a in s.items() if "running" not in name}
+    losses = []
+    for rows in task.checked_batches(len(x), STEPS):
+        h, saved, g = x[rows], {}, {}
+        for i in task.hidden:
+            z = out = reference.dense_forward(h, s[f"{i}.weight"], s.get(f"{i}.bias"))
+            mean = rstd = np.empty(0)
+            if task.batch_norm:
+                state = (s[f"{i + 1}.{name}"] for name in ("gamma", "beta", "running_mean", "running_var"))
+                out, mean, rstd = reference.batchnorm_forward(z, *state)
+            y_hidden = reference.activation_forward(out, task.activation)
+            saved[i] = h, z, mean, rstd, y_hidden
+            h = y_hidden
+        last = task.output
+        outputs = reference.dense_forward(h, s[f"{last}.weight"], s[f"{last}.bias"])
+        loss, dout = getattr(reference, task.loss)(outputs, y[rows])
+        dh, g[f"{last}.weight"], g[f"{last}.bias"] = reference.dense_backward(dout, h, s[f"{last}.weight"])
+        for i in reversed(task.hidden):
+            h, z, mean, rstd, y_hidden = saved[i]
+            assert dh is not None
+            dz = reference.activation_backward(dh, y_hidden, task.activation)
+            if task.batch_norm:
+                gamma = s[f"{i + 1}.gamma"]
+                dz, g[f"{i + 1}.gamma"], g[f"{i + 1}.beta"] = reference.batchnorm_backward(dz, z, gamma, mean, rstd)
+            dh, g[f"{i}.weight"], dbias = reference.dense_backward(dz, h, s[f"{i}.weight"])
+            if not task.batch_norm:
+                g[f"{i}.bias"] = dbias
+        for name, grad in g.items():
+            reference.sgd_update(s[name], grad, velocity[name], lr=task.lr, momentum=task.momentum)
+        losses.append(loss)
+    return losses
 
 
-def test_deeper_numpy_networks_agree_and_leave_their_start_alone() -> None:
-    state = state_of([6, 9, 8, 7, 4], np.float32)
-    before = {name: a.copy() for name, a in state.items()}
-    plain = textbook.Network(state, lr=0.01, momentum=0.9)
-    planned = careful.Network(state, 16, lr=0.01, momentum=0.9)
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((64, 6), np.float32), rng.integers(4, size=64)
-    for start in (0, 16, 32, 48):
-        rows = np.arange(start, start + 16)
-        assert planned.train_step(x, y, rows) == pytest.approx(plain.train_step(x, y, rows), rel=1e-4)
-    for name, a in before.items():
-        np.testing.assert_array_equal(state[name], a)
+def train_file(file: str) -> Any:
+    package = {"torch": "torch", "jax": "jax", "sklearn": "sklearn"}.get(file.split("_")[0])
+    if package:
+        pytest.importorskip(package)
+    return import_module(f"bench.peers.{file}").Rival
+
+
+@pytest.mark.parametrize("file", ["own", "textbook", "careful", "torch_eager", "jax_step", "jax_scan", "sklearn_mlp"])
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_contenders_train_as_the_reference_does(file: str, task: Task) -> None:
+    if file == "sklearn_mlp" and task.batch_norm:
+        pytest.skip("it has no batch norm")
+    rival = train_file(file)(task, *data_of(task))
+    wanted = pytest.approx(reference_losses(task), rel=1e-9 if task.dtype == "float64" else 1e-4)
+    assert rival.losses(STEPS) == wanted
+    rival.train(2)
+    assert rival.losses(STEPS) != wanted
+    assert len(rival.predict(data_of(task)[0])) == STEPS * BATCH + 3
+    rival.start()
+    assert rival.losses(STEPS) == wanted
+    rival.start(1)
+    assert rival.losses(STEPS) != wanted
+
+
+def test_expected_losses_are_those_of_the_reference() -> None:
+    task = TASKS["batch norm float32"]
+    assert train.expected_losses(task, *data_of(task), STEPS) == pytest.approx(reference_losses(task), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [1.001, np.nan])
+def test_a_wrong_trajectory_is_caught(loss: float) -> None:
+    train.compare([2.0, 1.0], [2.0, 1.00001], "float32")
+    with pytest.raises(Failure, match=r"disagrees: its loss at step 1 is .*, expected 1"):
+        train.compare([2.0, 1.0], [2.0, loss], "float32")
+
+
+def test_widths_of_a_net() -> None:
+    assert train.Net("8-2x32-4", 1, 1).widths == (8, 32, 32, 4)
+    assert len({net.name for net in train.NETS}) == len(train.NETS) >= 8
+
+
+def test_work_of_a_step() -> None:
+    # forward, dW of both layers, dx of the second
+    assert Task((2, 3, 5), 7, "").flop == 2 * 7 * (2 * 3 * 2 + 3 * 5 * 3)
+
+
+# ---- processes
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    x, y = data.synthetic(40, 6, 4, "softmax_cross_entropy", "float32")
+    np.savez(tmp_path / "data.npz", x=x, y=y, x_test=x, y_test=y)
+    return Task((6, 9, 4), BATCH, str(tmp_path / "data.npz"))
+
+
+def test_a_worker_answers(task: Task) -> None:
+    with np.load(task.data) as arrays:
+        wanted = train_file("careful")(task, arrays["x"], arrays["y"]).losses(3)
+    with Contender("careful", task) as process:
+        assert process.start_seconds > 0
+        assert process.ask("losses 3")["losses"] == pytest.approx(wanted, rel=1e-6)
+        process.ask("start 0")
+        answer = process.ask("round 2")
+        assert answer["steps"] == 10 and answer["seconds"] > 0
+        assert 0 <= process.ask("accuracy")["accuracy"] <= 1
+        with pytest.raises(Failure, match="ValueError: unknown command 'dance"):
+            process.ask("dance")
+        with pytest.raises(Failure, match="exit status 0"):
+            process.ask("start 0")
+
+
+def test_a_worker_that_cannot_start_says_why(task: Task) -> None:
+    with pytest.raises(Failure, match=r"ModuleNotFoundError: No module named 'bench\.peers\.nothing'"):
+        Contender("nothing", task)
+
+
+def test_a_worker_prints_nothing_between_its_answers(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = io.StringIO()
+    worker.serve("textbook", task.to_json(), ["losses 1", "quit", "round 1"], answers)
+    first, second = map(json.loads, answers.getvalue().splitlines())
+    assert list(first) == ["seconds"] and len(second["losses"]) == 1
+
+
+def test_a_rival_that_fails_leaves_the_field(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field, "PAUSE", 0)
+    monkeypatch.setitem(peers.PEERS, "broken", peers.Peer("numpy", None, "nothing"))
+
+    def work(name: str, process: Contender) -> float:
+        if name == "textbook" and turn == 1:
+            raise Failure("tired")
+        return float(process.ask("round 1")["seconds"])
+
+    with field.Field(task, ["broken", "textbook"]) as contenders:
+        done = []
+        for turn in range(3):
+            done.append(list(contenders.each(turn, work)))
+    assert done == [["fastnn", "textbook"], ["fastnn"], ["fastnn"]]
+    assert list(contenders.notes) == ["broken", "textbook"] and contenders.notes["textbook"] == "tired"
+
+
+def test_threads_of_every_library() -> None:
+    assert set(process.environment(2).values()) == {"2", ""}
+    assert "eigen=false" in process.environment(1)["XLA_FLAGS"]
+
+
+def test_a_cell_of_the_train_suite(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field, "PAUSE", 0)
+    monkeypatch.setattr(train, "QUICK", (2, 1e-6))
+    row = train.measure("6-9-4", task, Options(quick=True))
+    assert list(row.times) == ["fastnn", "textbook", "careful"] and not row.notes
+    assert all(len(timing.rounds) == 2 for timing in row.times.values())
+    assert "6-9-4" in train.tables([row])
+
+
+def test_accuracy_is_reached(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field, "PAUSE", 0)
+    goal = accuracy.Goal(task.widths, task.batch, 0.3, (3, 2))
+    row = accuracy.measure("toy", goal, task, Options(quick=True, peers=("careful", "sklearn")))
+    assert len(row.times["fastnn"].rounds) == 2 and row.extra["careful"]["epochs"] >= 1
+    assert row.extra["careful"]["from start"] > 0
+    text = accuracy.tables([row])
+    assert "toy to 30 %, 1 thread" in text and "no batch norm" in text and "the next best, careful" in text
+
+
+def test_accuracy_that_is_out_of_reach(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "MOST_EPOCHS", 2)
+    with Contender("careful", task) as process, pytest.raises(Failure, match="seed 0 did not reach it in 2 epochs"):
+        accuracy.attempt(process, 0, 1.1, 0.0)
+
+
+# ---- the other suites
+
+
+def test_products_agree_and_a_wrong_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "SIZES", [(1, 1, 1), (7, 13, 17)])
+    monkeypatch.setattr(gemm, "QUICK", (1e-5, 3))
+    rows = gemm.run(Options(quick=True))
+    assert len(rows) == 2 * 3 * 2
+    assert max(row.extra["fastnn"]["share of peak"] for row in rows) <= 1
+    text = gemm.tables(rows)
+    assert "7x13x17" in text and "x.T @ dz float64" in text
+    a = np.ones((2, 2))
+    with pytest.raises(BenchError, match="gemm: here: wrong is off by"):
+        gemm.check("here", a, a, {"wrong": a @ a + 1e-9})
+
+
+def test_import_times_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "QUICK_PROCESSES", 1)
+    (row,) = imports.run(Options(quick=True, peers=("textbook",)))
+    assert list(row.times) == ["fastnn", "numpy"]
+    for found in row.extra.values():
+        assert 0 < found["own MB"] <= found["with all it requires MB"]
+    assert {"fastnn", "numpy"} <= imports.required("fastnn")
+    assert "numpy" in imports.tables([row])
 
 
 # ---- timing and reports
@@ -171,23 +331,55 @@ def test_progress_shows_a_bar_on_a_terminal(
     assert f"\rkernels [{'#' * 20}{'.' * 20}] 2/4" in capsys.readouterr().err
 
 
-def test_reports(tmp_path: Path) -> None:
-    times = {"fastnn": timing.Timing((1e-6, 2e-6, 9e-6)), "careful": timing.Timing((4e-6, 5e-6, 6e-6))}
+def timings(**seconds: float) -> dict[str, timing.Timing]:
+    return {name.replace("_", "-"): timing.Timing((0.9 * s, s, 3 * s)) for name, s in seconds.items()}
+
+
+def test_kernel_tables() -> None:
     rows = [
-        report.Row("kernels", "relu", "2x2", "float32", times, 4000.0, "GB/s"),
-        report.Row("kernels", "tanh", "2x2", "float32", {"fastnn": times["fastnn"]}, 4000.0, "GB/s"),
+        report.Row("kernels", "relu", "2x2", "float32", timings(fastnn=2e-6, careful=5e-6), 4000.0, "GB/s"),
+        report.Row("kernels", "tanh", "2x2", "float32", timings(fastnn=2e-6), 4000.0, "GB/s"),
     ]
-    text = report.tables(rows)
+    text = kernels.tables(rows)
     assert "2.50x" in text and "2 GB/s" in " ".join(text.split()) and "-" in text.splitlines()[3]
-    report.save_json(tmp_path / "b.json", {"cpu": "x"}, report.Options(), rows)
+
+
+TRAINED = [
+    report.Row(
+        "train", "8-32-4", "1 thread", "float32", timings(fastnn=1e-5, careful=4e-5, jax_scan=2e-5, sklearn=5e-6), 1e6,
+        notes={"sklearn": train.NO_BATCH_NORM, "torch-eager": "exit status 1"},
+    ),
+    report.Row("train", "8-32-4", "2 threads", "float32", timings(fastnn=2e-3, careful=1e-3), 1e6, threads=2),
+]  # fmt: skip
+
+
+def test_train_tables_compare_with_the_fastest_rival_that_counts() -> None:
+    assert [row.fastest() for row in TRAINED] == ["jax-scan", "careful"]
+    text = train.tables(TRAINED)
+    assert "5*" in text and "sklearn: no batch norm" in text and "torch-eager: exit status 1 [8-32-4]" in text
+    means = {label: cells for label, *cells in train.means(TRAINED)}
+    assert means["fastest rival, 1 thread"] == ["2.00x", "2.00x", "1"]
+    assert means["fastest rival, all of these"] == ["1.00x", "0.50x", "2"]
+    assert means["careful where a step of fastnn is below 1 ms"] == ["4.00x", "4.00x", "1"]
+
+
+def test_json_has_every_round(tmp_path: Path) -> None:
+    report.save_json(tmp_path / "b.json", {"cpu": "x"}, Options(), TRAINED)
     saved = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert saved[0]["times"]["careful"]["rounds"] == [4e-6, 5e-6, 6e-6]
-    assert saved[0]["medians"]["fastnn"] == 2e-6 and saved[0]["ratios"]["careful"] == pytest.approx(2.5)
+    assert saved[0]["times"]["careful"]["rounds"] == pytest.approx([3.6e-5, 4e-5, 12e-5])
+    assert saved[0]["medians"]["fastnn"] == 1e-5 and saved[0]["ratios"]["careful"] == pytest.approx(4)
+    assert saved[0]["fastest"] == "jax-scan" and saved[1]["threads"] == 2
+
+
+def test_pictures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    report.save_plot(tmp_path / "b.png", {"fastnn": "0", "cpu": "x", "threads": "1", "blas": "y"}, rows)
-    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    machine = {"fastnn": "0", "cpu": "x", "blas": "y"}
+    timed = report.Row("kernels", "relu", "2x2", "float32", timings(fastnn=2e-6, careful=5e-6), 4000.0, "GB/s")
+    for name, rows in (("train", TRAINED), ("kernels", [timed])):
+        picture.save(tmp_path / f"{name}.png", machine, rows)
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(BenchError, match="no rival"):
-        report.save_plot(tmp_path / "b.png", {}, rows[1:])
+        picture.save(tmp_path / "b.png", machine, [report.Row("train", "8", "", "float32", timings(fastnn=1e-6))])
 
 
 # ---- data
@@ -263,6 +455,7 @@ def test_help_lists_the_options() -> None:
         "--plot",
         "--mnist",
         "--dtype",
+        "--nets",
     ):
         assert option in result.stdout
 
@@ -272,14 +465,34 @@ def test_help_lists_the_options() -> None:
     [
         (["--suite", "nothing"], "invalid choice: 'nothing'"),
         (["--peers", "numpy,nothing"], "got 'nothing'"),
-        (["--threads", "0"], "expected at least 1, got 0"),
+        (["--threads", "0"], "--threads: expected numbers from 1 to"),
+        (["--threads", "1,x"], "got '1,x'"),
+        (["--suite", "train", "--nets", "8-32-32-4,nothing"], "--nets: expected names of 8-32-32-4, 64-"),
         (["--json", "no/such/folder/b.json"], "no such folder"),
-        (["--suite", "train", "--mnist", "no/such/folder"], "--mnist: expected a folder with train-images"),
+        (["--suite", "accuracy", "--mnist", "no/such/folder"], "--mnist: expected a folder with train-images"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.returncode != 0 and message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("numpy", ("textbook", "careful")), ("careful", ("careful",)), ("careful,numpy", ("careful", "textbook"))],
+)
+def test_peers_by_name_or_package(text: str, names: tuple[str, ...]) -> None:
+    _, _, options = parse(["--peers", text])
+    assert options.peers == names and options.threads[0] == 1
+
+
+def test_gemm_is_about_one_thread() -> None:
+    if process.usable_cores() < 2:
+        pytest.skip("one core")
+    suites, _, options = parse(["--threads", "2,1"])
+    assert "gemm" not in suites and options.threads == (2, 1)
+    with pytest.raises(SystemExit):
+        parse(["--suite", "gemm", "--threads", "2"])
 
 
 def test_numpy_is_not_imported_before_the_threads_are_set() -> None:

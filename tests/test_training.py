@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain import Plain, visited_batches, visited_rows
 
 import fastnn as fnn
-from fastnn import reference
-from fastnn.training import batch_bounds
+from fastnn.training import batch_starts
 
 Array = np.ndarray
-State = dict[str, Array]
 
 LOSSES = ["softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error"]
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -67,12 +68,15 @@ def trained(optimizer: fnn.SGD, loss: str = LOSSES[0], dtype: str = "float64") -
     return net
 
 
-def assert_same_future(net: fnn.Sequential, twin: fnn.Sequential, optimizer: fnn.SGD) -> None:
-    """Equal now, and equal after more training: generator, velocity and counters are the same too."""
+def assert_same_future(net: fnn.Sequential, twin: fnn.Sequential, optimizer: fnn.SGD, shuffle: bool = True) -> None:
+    """Equal now, and equal after more training: generator, velocity and counters are the same too.
+
+    Not shuffled, the generator of the orders may differ, that of the dropout may not.
+    """
     assert bits(net) == bits(twin)
     x, y = random_data(net.loss)
     for given in (None, optimizer):
-        histories = [n.fit(x, y, optimizer=given, batch_size=8) for n in (net, twin)]
+        histories = [n.fit(x, y, optimizer=given, batch_size=8, shuffle=shuffle) for n in (net, twin)]
         assert bits(net) == bits(twin)
         assert histories[0].loss == histories[1].loss
         assert histories[0].epochs[0]["epoch"] == histories[1].epochs[0]["epoch"]
@@ -86,63 +90,6 @@ def by_hand(
 
 
 # ---------------------------------------------------------------------------------- against a network in plain NumPy
-
-class Plain:
-    """The same network made of `fastnn.reference`, trained in the plainest way."""
-
-    def __init__(self, net: fnn.Sequential) -> None:
-        self.layers = net.layers
-        self.loss = getattr(reference, net.loss)
-        self.state = net.state_dict()
-        self.velocity: State = {}
-        self.norms: list[float] = []
-
-    def own(self, i: int, *names: str) -> list[Array]:
-        return [self.state[f"{i}.{name}"] for name in names]
-
-    def gradients(self, x: Array, y: Array) -> tuple[float, State]:
-        kept: list[Any] = []
-        for i, layer in enumerate(self.layers):
-            if isinstance(layer, fnn.Dense):
-                kept.append(x)
-                x = reference.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
-            elif isinstance(layer, fnn.BatchNorm):
-                own = self.own(i, "gamma", "beta", "running_mean", "running_var")
-                out, mean, rstd = reference.batchnorm_forward(x, *own, momentum=layer.momentum, eps=layer.eps)
-                kept.append((x, mean, rstd))
-                x = out
-            else:
-                x = reference.activation_forward(x, layer.kind)
-                kept.append(x)
-        loss, d = self.loss(x, y)
-        g: State = {}
-        for i, layer in reversed(list(enumerate(self.layers))):
-            if isinstance(layer, fnn.Dense):
-                d, g[f"{i}.weight"], g[f"{i}.bias"] = reference.dense_backward(d, kept[i], *self.own(i, "weight"))
-            elif isinstance(layer, fnn.BatchNorm):
-                x, mean, rstd = kept[i]
-                gamma, = self.own(i, "gamma")
-                d, g[f"{i}.gamma"], g[f"{i}.beta"] = reference.batchnorm_backward(d, x, gamma, mean, rstd)
-            else:
-                d = reference.activation_backward(d, kept[i], layer.kind)
-        return loss, {name: a for name, a in g.items() if name in self.state}
-
-    def step(
-        self, x: Array, y: Array, *, lr: float, momentum: float = 0.0, nesterov: bool = False,
-        weight_decay: float = 0.0, clip_norm: float | None = None,
-    ) -> float:
-        loss, gradients = self.gradients(x, y)
-        norm = float(np.sqrt(sum(np.sum(np.square(g.astype(np.float64))) for g in gradients.values())))
-        self.norms.append(norm)
-        for name, g in gradients.items():
-            if clip_norm is not None and norm > clip_norm:
-                g = (g * (clip_norm / norm)).astype(g.dtype)
-            decay = weight_decay if name.endswith(".weight") else 0.0
-            velocity = self.velocity.setdefault(name, np.zeros_like(g)) if momentum else None
-            reference.sgd_update(
-                self.state[name], g, velocity, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
-        return loss
-
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 3e-5)])
 @pytest.mark.parametrize("options", OPTIMIZERS)
@@ -330,36 +277,31 @@ def test_the_seed_decides_the_shuffling() -> None:
     assert len(set(results)) == 3
 
 
-class Recording(fnn.Activation):
-    """Keeps what it is trained on."""
-
-    def __init__(self) -> None:
-        super().__init__("identity")
-        self.seen: list[float] = []
-
-    def forward(self, x: Array, *args: Any, **options: Any) -> Array:
-        self.seen.extend(x.ravel())
-        return super().forward(x, *args, **options)
-
-
-def visited_rows(epochs: int, **options: Any) -> list[float]:
-    """The rows, 0 to 9, in the order in which a network is trained on them."""
-    recording = Recording()
-    net = fnn.Sequential([recording, fnn.Dense(1, 1)], loss="mean_squared_error", seed=0)
-    net.fit(np.arange(10.0).reshape(-1, 1), np.zeros((10, 1)), epochs=epochs, batch_size=3, **options)
-    return recording.seen
-
-
 def test_an_epoch_visits_every_row_once_in_a_new_order() -> None:
-    rows = visited_rows(3)
-    epochs = [rows[i:i + 10] for i in (0, 10, 20)]
+    epochs = visited_rows(10, 3)
     assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0] != list(range(10))
-    assert visited_rows(1, shuffle=False) == list(range(10))
-    assert visited_rows(1, shuffle=False, last_batch="drop") == list(range(9))
-    dropped = visited_rows(20, last_batch="drop")
-    assert set(dropped) == set(range(10))       # another row is left out in each epoch
-    assert len(dropped) == 20 * 9
+    assert visited_batches(10, 1, shuffle=False) == [[[row] for row in range(10)]]
+    assert visited_batches(10, 1, 3, shuffle=False) == [[[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]]
+    assert visited_batches(10, 1, 3, shuffle=False, last_batch="drop") == [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]
+    # batches are cut from the same order, whatever their size
+    for order, batches in zip(epochs, visited_batches(10, 3, 3), strict=True):
+        assert batches == [sorted(order[:3]), sorted(order[3:6]), sorted(order[6:])]
+    dropped = [set(itertools.chain(*batches)) for batches in visited_batches(10, 20, 3, last_batch="drop")]
+    assert set.union(*dropped) == set(range(10))        # another row is left out in each epoch
+    assert [len(epoch) for epoch in dropped] == [9] * 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_shuffled_epoch_is_a_loop_of_train_step(dtype: str) -> None:
+    net, twin = (build(dtype=dtype, dropout=0.3, seed=3) for _ in range(2))
+    x, y = random_data(dtype=dtype)
+    history = net.fit(x, y, epochs=3, batch_size=7, optimizer=momentum())
+    optimizer = momentum()
+    for mean, order in zip(history.loss, visited_rows(24, 3, seed=3), strict=True):
+        losses = by_hand(twin, x[order], y[order], optimizer, [(0, 7), (7, 14), (14, 24)])
+        np.testing.assert_allclose(mean, np.average(losses, weights=[7, 7, 10]), rtol=1e-13)
+    assert bits(net) == bits(twin)
 
 
 def test_numpys_global_generator_is_left_alone() -> None:
@@ -487,21 +429,23 @@ def test_one_optimizer_may_train_two_networks() -> None:
     ((4, 4, "drop"), [(0, 4)]), ((3, 1, "merge"), [(0, 1), (1, 2), (2, 3)]), ((1, 1, "drop"), [(0, 1)]),
     ((1, 10**12, "merge"), [(0, 1)]),
 ])
-def test_batch_bounds(arguments: tuple[int, int, str], bounds: list[tuple[int, int]]) -> None:
-    assert batch_bounds(*arguments) == bounds
+def test_batch_starts(arguments: tuple[int, int, str], bounds: list[tuple[int, int]]) -> None:
+    starts = batch_starts(*arguments)
+    assert starts.dtype == np.intp and starts.flags.c_contiguous
+    assert list(itertools.pairwise(starts.tolist())) == bounds
 
 
-def test_batch_bounds_of_all_small_sizes() -> None:
+def test_batch_starts_of_all_small_sizes() -> None:
     for n, size in itertools.product(range(1, 40), range(1, 45)):
         for last_batch in ("merge", "keep", "drop"):
             if last_batch == "drop" and size > n:
                 with pytest.raises(ValueError, match=rf"^batch_size: .*{n}.*{size}"):
-                    batch_bounds(n, size, last_batch)
+                    batch_starts(n, size, last_batch)
                 continue
-            bounds = batch_bounds(n, size, last_batch)
-            lengths = [end - start for start, end in bounds]
-            assert [start for start, _ in bounds] == [0, *[end for _, end in bounds[:-1]]]
-            assert bounds[-1][1] == (n - n % size if last_batch == "drop" else n)
+            starts = batch_starts(n, size, last_batch)
+            lengths = np.diff(starts).tolist()
+            assert starts[0] == 0 and lengths
+            assert starts[-1] == (n - n % size if last_batch == "drop" else n)
             assert all(length == size for length in lengths[:-1])
             least, most = {"merge": (min(n, size), 2 * size - 1), "keep": (1, size), "drop": (size, size)}[last_batch]
             assert least <= lengths[-1] <= most
@@ -733,17 +677,27 @@ def test_a_step_that_diverges_changes_nothing(other: bool, value: float) -> None
     assert_same_future(net, twin, optimizer)
 
 
+KEPT = "the parameters after the steps before it are kept"
+
+
 @pytest.mark.parametrize("batch_size", [24, 8], ids=["one-batch", "batches"])
 @pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "in-order"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_found_first(value: float, shuffle: bool, batch_size: int) -> None:
+def test_numbers_that_are_not_finite_are_found_on_the_way(value: float, shuffle: bool, batch_size: int) -> None:
     optimizer = momentum()
     net, twin = (trained(optimizer) for _ in range(2))
     x, y = random_data()
     x[22, 1] = x[20, 3] = x[20, 4] = value
-    with pytest.raises(ValueError, match=rf"^x: expected finite .*{value} at row 20, column 3"):
+    order = visited_rows(24, 2)[1] if shuffle else list(range(24))
+    place = min(order.index(20), order.index(22))
+    step, row = place // batch_size, order[place]
+    message = (f"x: expected finite numbers, got {value} at row {row}, column {3 if row == 20 else 1} "
+               f"at step {step} of epoch 2; {KEPT}.")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         net.fit(x, y, optimizer=optimizer, batch_size=batch_size, shuffle=shuffle)
-    assert_same_future(net, twin, optimizer)
+    starts = range(0, step * batch_size, batch_size)
+    by_hand(twin, x[order], y[order], optimizer, [(start, start + batch_size) for start in starts])
+    assert_same_future(net, twin, optimizer, shuffle=False)
 
 
 def test_numbers_that_are_too_large_for_the_network_are_not_finite() -> None:
@@ -751,8 +705,8 @@ def test_numbers_that_are_too_large_for_the_network_are_not_finite() -> None:
     net, twin = (trained(optimizer, dtype="float32") for _ in range(2))
     x, y = random_data()
     x[20, 3] = 1e39
-    with np.errstate(over="ignore"), pytest.raises(ValueError, match=r"^x: expected finite .*row 20, column 3"):
-        net.fit(x, y, optimizer=optimizer)
+    with pytest.raises(ValueError, match=rf"^x: expected finite numbers, got inf at row 20, column 3 .*{KEPT}"):
+        net.fit(x, y, optimizer=optimizer, shuffle=False)
     assert_same_future(net, twin, optimizer)
 
 
@@ -760,8 +714,29 @@ def test_numbers_that_are_too_large_for_the_network_are_not_finite() -> None:
 def test_a_number_that_is_not_finite_is_named_by_its_place_in_the_data(shuffle: bool) -> None:
     x, y = random_data(n_rows=3000)
     x[2500, 3] = np.nan
-    with pytest.raises(ValueError, match=r"^x: expected finite .*nan at row 2500, column 3$"):
+    with pytest.raises(ValueError, match=r"^x: expected finite .*nan at row 2500, column 3 at step \d+ of epoch 1; ") as caught:
         build().fit(x, y, batch_size=100, shuffle=shuffle)
+    if not shuffle:
+        assert "at step 25 of epoch 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(("bad", "error"), [
+    (np.inf, ValueError), (np.nan, ValueError), (1e200, fnn.DivergedError),
+])
+def test_targets_that_are_not_finite_end_the_training(bad: float, error: type[Exception]) -> None:
+    """Squared error takes any number, so that nothing is known before the step."""
+    optimizer = momentum()
+    loss = "mean_squared_error"
+    net, twin = (trained(optimizer, loss) for _ in range(2))
+    x, y = random_data(loss)
+    wrong = y.copy()
+    wrong[18, 2] = bad
+    with pytest.raises(error, match="step 2 of epoch 2") as caught:
+        net.fit(x, wrong, optimizer=optimizer, batch_size=8, shuffle=False)
+    if error is ValueError:
+        assert str(caught.value).startswith(f"y: expected finite numbers, got {bad} at row 18, column 2 at step 2")
+    by_hand(twin, x, y, optimizer, [(0, 8), (8, 16)])
+    assert_same_future(net, twin, optimizer)
 
 
 def test_unchecked_numbers_diverge() -> None:
@@ -846,84 +821,124 @@ def test_train_step_needs_an_optimizer(optimizer: Any) -> None:
     assert bits(net) == before
 
 
-class Failing(fnn.Activation):
-    """Runs out of memory on the way forward or back, but only when told to."""
+OUT_OF_MEMORY = """
+import itertools, resource
+import numpy as np
+import fastnn as fnn
 
-    def __init__(self, way: str) -> None:
-        super().__init__("tanh")
-        self.way, self.armed = way, False
+def limit(more):
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
 
-    def forward(self, *args: Any, **options: Any) -> Array:
-        if self.armed and self.way == "forward":
-            raise MemoryError
-        return super().forward(*args, **options)
+def state(net):
+    return {name: a.tobytes() for name, a in net.state_dict().items()}
 
-    def backward(self, *args: Any) -> Array:
-        if self.armed and self.way == "backward":
-            raise MemoryError
-        return super().backward(*args)
+def assert_same_future(net, twin, optimizer):
+    assert state(net) == state(twin)
+    for given in (None, optimizer):
+        histories = [n.fit(X, Y, epochs=2, optimizer=given, batch_size=8) for n in (net, twin)]
+        assert state(net) == state(twin)
+        assert histories[0].loss == histories[1].loss
+        assert [e["epoch"] for e in histories[0].epochs] == [e["epoch"] for e in histories[1].epochs]
 
-
-@pytest.mark.parametrize(("way", "method"), [
-    ("forward", "forward"), ("forward", "train_step"), ("backward", "train_step"), ("forward", "loss_and_gradients"),
-    ("backward", "loss_and_gradients"),
-])
-def test_a_step_that_runs_out_of_memory_changes_nothing(way: str, method: str) -> None:
-    optimizer = momentum()
-    nets = []
-    for _ in range(2):
-        layers = [fnn.Dense(5, 6), fnn.BatchNorm(6), fnn.Dropout(0.3), Failing(way), fnn.Dense(6, 3)]
-        nets.append(fnn.Sequential(layers, seed=0))
-        nets[-1].fit(X, Y, optimizer=optimizer)
-    net, twin = nets
-    net.layers[3].armed = True
-    with pytest.raises(MemoryError):
-        if method == "forward":
-            net.forward(X, training=True)
-        else:
-            getattr(net, method)(X, Y, *[optimizer] if method == "train_step" else [])
-    net.layers[3].armed = False
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(24, 5)), rng.integers(0, 3, 24)
+huge, labels = np.zeros((4_000_000, 5), np.uint8), np.zeros(4_000_000, np.uint8)
+optimizer = fnn.SGD(lr=0.05, momentum=0.9)
+nets = []
+for _ in range(2):
+    layers = [fnn.Dense(5, 6), fnn.BatchNorm(6), fnn.Dropout(0.3), fnn.Tanh(), fnn.Dense(6, 3)]
+    nets.append(fnn.Sequential(layers, dtype="float64", seed=0))
+    nets[-1].fit(X, Y, optimizer=optimizer)
+net, twin = nets
+for call in (
+    lambda: net.forward(huge, training=True),
+    lambda: net.loss_and_gradients(huge, labels),
+    lambda: net.train_step(huge, labels, optimizer),
+    lambda: net.train_step(huge, labels, fnn.SGD(lr=0.1, momentum=0.5, clip_norm=1.0)),
+    lambda: net.fit(huge, labels, batch_size=len(huge), optimizer=optimizer, shuffle=False),
+):
+    limit(400_000_000)      # for the buffers it takes about 2 GB
+    try:
+        call()
+    except MemoryError:
+        print("MemoryError")
+    limit(10_000_000_000)
     assert_same_future(net, twin, optimizer)
+
+# the batch is small, but there is no place for the velocity and for a copy of the state
+big, same = (fnn.Sequential([fnn.Dense(1000, 12000, init="zeros"), fnn.Dense(12000, 2)], seed=0) for _ in range(2))
+x, y = rng.normal(size=(2, 1000)), np.arange(2)
+for options in ({"momentum": 0.9}, {"clip_norm": 1.0}):
+    limit(20_000_000)
+    try:
+        big.train_step(x, y, fnn.SGD(lr=0.1, **options))
+    except MemoryError:
+        print("MemoryError")
+    limit(10_000_000_000)
+    assert state(big) == state(same)
+for n in (big, same):
+    n.train_step(x, y, fnn.SGD(lr=0.1))
+assert state(big) == state(same)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit to the address space and what says how large it is")
+def test_training_that_runs_out_of_memory_changes_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["MemoryError"] * 7
 
 
 # ------------------------------------------------------------------------------------------------------ many threads
 
-class Waiting(fnn.Activation):
-    """Stops in the middle of a training step until it is released."""
-
-    def __init__(self) -> None:
-        super().__init__("tanh")
-        self.entered, self.release = threading.Event(), threading.Event()
-        self.release.set()
-
-    def forward(self, *args: Any, **options: Any) -> Array:
-        self.entered.set()
-        assert self.release.wait(20)
-        return super().forward(*args, **options)
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(1e-3)
 
 
 def test_concurrent_training_is_refused() -> None:
-    gate = Waiting()
-    net = fnn.Sequential([fnn.Dense(5, 4), gate, fnn.Dense(4, 3)], dtype="float64", seed=0)
-    twin = fnn.Sequential([fnn.Dense(5, 4), fnn.Tanh(), fnn.Dense(4, 3)], dtype="float64", seed=0)
-    optimizer = momentum()
+    # a learning rate that moves nothing but what is zero, so that it is known what `predict` must give meanwhile
+    optimizer = fnn.SGD(lr=1e-300, momentum=0.9)
+    net, twin = (fnn.Sequential([fnn.Dense(5, 4), fnn.Tanh(), fnn.Dense(4, 3)], dtype="float64", seed=0) for _ in range(2))
+    x, y = X.copy(), Y.copy()
     state = net.state_dict()
-    expected = net.predict_proba(X)
-    gate.release.clear()
-    thread = threading.Thread(target=net.fit, args=(X, Y), kwargs={"optimizer": optimizer, "batch_size": 12})
+    expected, score = net.predict_proba(X), net.evaluate(X, Y)
+    caught: list[ValueError] = []
+
+    def train() -> None:
+        try:
+            net.fit(x, y, epochs=10**8, batch_size=12, optimizer=optimizer, shuffle=False)
+        except ValueError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=train)
     thread.start()
     try:
-        assert gate.entered.wait(20)
-        for call in (lambda: net.fit(X, Y, optimizer=fnn.SGD()), lambda: net.train_step(X, Y, fnn.SGD()),
-                     lambda: net.loss_and_gradients(X, Y), lambda: net.forward(X, training=True),
-                     lambda: net.load_state_dict({name: a + 1 for name, a in state.items()})):
-            with pytest.raises(RuntimeError, match="busy"):
-                call()
-        np.testing.assert_array_equal(net.predict_proba(X), expected)       # this much may go on meanwhile
+        wait_for(lambda: bool(net.layers[2].bias.any()))
+        for _ in range(20):
+            for call in (lambda: net.fit(X, Y, optimizer=fnn.SGD()), lambda: net.train_step(X, Y, fnn.SGD()),
+                         lambda: net.fit(X, Y, epochs=0), lambda: net.loss_and_gradients(X, Y),
+                         lambda: net.forward(X, training=True),
+                         lambda: net.load_state_dict({name: a + 1 for name, a in state.items()})):
+                with pytest.raises(RuntimeError, match="busy"):
+                    call()
+            np.testing.assert_array_equal(net.predict_proba(X), expected)       # this much may go on meanwhile
+            assert net.evaluate(X, Y) == score
+            assert net.state_dict().keys() == state.keys()
     finally:
-        gate.release.set()
+        x[17, 2] = np.nan           # ends it, in the second batch
         thread.join(20)
-    twin.fit(X, Y, optimizer=optimizer, batch_size=12)
+    assert not thread.is_alive()
+    message = re.fullmatch(rf"x: expected finite numbers, got nan at row 17, column 2 at step 1 of epoch (\d+); {KEPT}\.",
+                           str(caught[0]))
+    assert message, caught
+    twin.fit(X, Y, epochs=int(message[1]) - 1, batch_size=12, optimizer=optimizer, shuffle=False)
+    twin.train_step(X[:12], Y[:12], optimizer)
+    optimizer.lr = 0.05
     assert_same_future(net, twin, optimizer)        # the refused calls left no trace
 
 

@@ -28,11 +28,12 @@ from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross
 from fastnn.network import Sequential
 from fastnn.optimizers import SGD
 from fastnn.sgd import sgd_update
+from fastnn.threads import get_num_threads, num_threads, set_num_threads
 from fastnn.training import History
 
 __all__ = [
     "ELU", "SGD", "Activation", "BatchNorm", "Dense", "DivergedError", "Dropout", "History", "LeakyReLU", "ReLU",
     "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward", "activation_forward",
-    "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "dense_backward", "dense_forward", "init",
-    "mean_squared_error", "reference", "sgd_update", "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "dense_backward", "dense_forward",
+    "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "set_num_threads", "sgd_update", "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]

@@ -1,11 +1,6 @@
-"""The layers of a `Sequential`: what each computes, and which arrays it owns.
+"""The layers of a `Sequential`: what each is, and which arrays it owns.
 
-A layer is a description until a `Sequential` takes it and binds its arrays: parameters, gradients and statistics are views of
-the network's flat buffers. The three passes call the kernels of `fastnn`:
-
-``infer(x)``                    the output in evaluation mode; touches nothing, so that threads may share a network
-``forward(x, out, rng)``        the output in training mode, into `out`; what the backward pass needs is borrowed until then
-``backward(dout, need_dx)``     writes the parameters' gradients; the gradient of the input, in the memory of `dout` if it can
+A layer is a description until a `Sequential` takes it and binds its arrays, which are views of the network's memory.
 """
 
 from __future__ import annotations
@@ -16,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import _check, init
-from fastnn.activation import KINDS, activation_backward, activation_forward
-from fastnn.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
-from fastnn.dense import dense_backward, dense_forward
+from fastnn.activation import KINDS
 
 Array = np.ndarray
 Init = str | Callable[..., Any] | np.ndarray
@@ -37,13 +30,10 @@ class Layer:
     ----------
     parameters, statistics : dict of str to ndarray
         The arrays by their names in `Sequential.state_dict`; empty until a `Sequential` binds them.
-    gradients : dict of str to ndarray
-        Of the last training step, by the names of the parameters.
     """
 
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
-        self.gradients: dict[str, Array] = {}
         self.statistics: dict[str, Array] = {}
         self.bound = False
 
@@ -57,26 +47,15 @@ class Layer:
     def statistic_shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def bind(
-        self, parameters: dict[str, Array], gradients: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any],
-    ) -> None:
-        self.parameters, self.gradients, self.statistics, self.bound = parameters, gradients, statistics, True
+    def bind(self, parameters: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any]) -> None:
+        self.parameters, self.statistics, self.bound = parameters, statistics, True
 
     def release(self) -> None:
         """Be a description again, free for another network."""
-        self.parameters, self.gradients, self.statistics, self.bound = {}, {}, {}, False
+        self.parameters, self.statistics, self.bound = {}, {}, False
 
     def initialise(self, rng: np.random.Generator) -> None:
         """Fill the bound arrays with what they start from."""
-
-    def infer(self, x: Array) -> Array:
-        raise TypeError(f"{type(self).__name__} is not a layer by itself")
-
-    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
-        raise TypeError(f"{type(self).__name__} is not a layer by itself")
-
-    def backward(self, dout: Array, need_dx: bool) -> Array | None:
-        raise TypeError(f"{type(self).__name__} is not a layer by itself")
 
 
 def _array_property(kind: str, name: str, doc: str) -> Any:
@@ -142,13 +121,6 @@ class Dense(Layer):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.in_features, self.out_features)}
         return shapes | {"bias": (self.out_features,)} if self.has_bias else shapes
 
-    def bind(
-        self, parameters: dict[str, Array], gradients: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any],
-    ) -> None:
-        super().bind(parameters, gradients, statistics, dtype)
-        # batch norm behind the layer makes a bias pointless, but its gradient is a by-product that needs a place
-        self._dbias = gradients.get("bias", np.empty(self.out_features, dtype))
-
     def initialise(self, rng: np.random.Generator) -> None:
         shape = (self.in_features, self.out_features)
         weight = self.parameters["weight"]
@@ -159,18 +131,6 @@ class Dense(Layer):
         else:
             function = getattr(init, self.init) if isinstance(self.init, str) else self.init
             weight[...] = _check.array_of_shape(function(shape, rng=rng, dtype=weight.dtype), "init", shape)
-
-    def infer(self, x: Array) -> Array:
-        return dense_forward(x, self.parameters["weight"], self.parameters.get("bias"))
-
-    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
-        self._x = x
-        return dense_forward(x, self.parameters["weight"], self.parameters.get("bias"), out=out)
-
-    def backward(self, dout: Array, need_dx: bool) -> Array | None:
-        dx, _, _ = dense_backward(
-            dout, self._x, self.parameters["weight"], need_dx=need_dx, dweight=self.gradients["weight"], dbias=self._dbias)
-        return dx
 
 
 class BatchNorm(Layer):
@@ -217,34 +177,15 @@ class BatchNorm(Layer):
     def statistic_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"running_mean": (self.num_features,), "running_var": (self.num_features,)}
 
-    def bind(
-        self, parameters: dict[str, Array], gradients: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any],
-    ) -> None:
+    def bind(self, parameters: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any]) -> None:
         _check.batchnorm_eps(self.eps, dtype)
-        super().bind(parameters, gradients, statistics, dtype)
+        super().bind(parameters, statistics, dtype)
 
     def initialise(self, rng: np.random.Generator) -> None:
         self.parameters["gamma"].fill(1)
         self.parameters["beta"].fill(0)
         self.statistics["running_mean"].fill(0)
         self.statistics["running_var"].fill(1)
-
-    def infer(self, x: Array) -> Array:
-        p, s = self.parameters, self.statistics
-        return batchnorm_inference(x, p["gamma"], p["beta"], s["running_mean"], s["running_var"], eps=self.eps)
-
-    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
-        running = tuple(self.statistics.values()) if update_statistics else (None, None)
-        _, self._mean, self._rstd = batchnorm_forward(
-            x, self.parameters["gamma"], self.parameters["beta"], *running, momentum=self.momentum, eps=self.eps, out=out)
-        self._x = x
-        return out
-
-    def backward(self, dout: Array, need_dx: bool) -> Array:
-        g = self.gradients
-        dx, _, _ = batchnorm_backward(
-            dout, self._x, self.parameters["gamma"], self._mean, self._rstd, dx=dout, dgamma=g["gamma"], dbeta=g["beta"])
-        return dx
 
 
 class Activation(Layer):
@@ -256,16 +197,6 @@ class Activation(Layer):
 
     def __repr__(self) -> str:
         return f"Activation({self.kind!r})"
-
-    def infer(self, x: Array) -> Array:
-        return activation_forward(x, self.kind)
-
-    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
-        self._y = activation_forward(x, self.kind, out=out)
-        return self._y
-
-    def backward(self, dout: Array, need_dx: bool) -> Array:
-        return activation_backward(dout, self._y, self.kind, dx=dout)
 
 
 class _Named(Activation):
@@ -325,7 +256,8 @@ class ELU(_Named):
 class Dropout(Layer):
     """In training, sets each element to zero with probability `p` and scales the others by ``1 / (1 - p)``.
 
-    Srivastava et al. (2014), in the inverted form: evaluation changes nothing. The masks come from the network's generator.
+    Srivastava et al. (2014), in the inverted form: evaluation changes nothing. The masks come from a counter-based generator, whose
+    input is the network's seed, the step, and the place of an element.
 
     Parameters
     ----------
@@ -339,14 +271,3 @@ class Dropout(Layer):
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"
-
-    def infer(self, x: Array) -> Array:
-        return x
-
-    def forward(self, x: Array, out: Array, rng: np.random.Generator, *, update_statistics: bool) -> Array:
-        kept = rng.random(x.shape, x.dtype) >= self.p
-        self._scale = np.multiply(kept, 1 / (1 - self.p), dtype=x.dtype)
-        return np.multiply(x, self._scale, out=out)
-
-    def backward(self, dout: Array, need_dx: bool) -> Array:
-        return np.multiply(dout, self._scale, out=dout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,24 +11,34 @@ from typing import Any
 import numpy as np
 
 from fastnn import _check
+from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
 from fastnn.errors import DivergedError
-from fastnn.layers import BatchNorm, Dense, Dropout, Layer
+from fastnn.layers import BatchNorm, Dense, Layer
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD
-from fastnn.sgd import gradient_norm, sgd_update
-from fastnn.training import History, batch_bounds, chunks
+from fastnn.plan import INFERENCE_ROWS, Plan, aligned
+from fastnn.threads import automatic, get_num_threads
+from fastnn.training import History, batch_starts, chunks
 
 Array = np.ndarray
+
+_train = by_dtype(engine.train)
+_restore = by_dtype(engine.restore)
+_infer = by_dtype(engine.infer_rows)
 
 LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
     "softmax_cross_entropy": softmax_cross_entropy,
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "mean_squared_error": mean_squared_error,
 }
-INFERENCE_ROWS = 1024       # rows that predict and evaluate convert and compute at a time
-SAFE = 1e30                 # a step no longer than this leads from no sensible parameter to infinity
+EVALUATION_ROWS = 4096      # rows whose outputs are kept at a time
+PATIENCE = 0.05             # seconds between two looks for Ctrl-C
+# Multiplications from which on more than one thread is considered: some tens of microseconds.
+SHARED_WORK = 1_000_000
 KEPT = "the parameters of the last finite step are kept. A lower lr may help."
+KEPT_SO_FAR = "the parameters after the steps before it are kept."
+STATUS = {number: name for name, number in engine.STATUS.items()}
 
 
 class Sequential:
@@ -70,12 +79,12 @@ class Sequential:
     ) -> None:
         self.dtype = _check.float_dtype(dtype)
         self.loss = _check.choice(loss, "loss", LOSSES)
-        initial, training = np.random.SeedSequence(_check.seed(seed)).spawn(2)
+        initial, training, masks = np.random.SeedSequence(_check.seed(seed)).spawn(3)
         self.layers = self._connected(layers)
         self._rng = np.random.Generator(np.random.PCG64(training))
         rng = np.random.Generator(np.random.PCG64(initial))
         try:
-            self._allocate()
+            self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype)
             for layer in self.layers:
                 layer.initialise(rng)
         except BaseException:
@@ -84,8 +93,11 @@ class Sequential:
             raise
         self._optimizer: SGD | None = None
         self._velocity: Array | None = None
-        self._speed = 0.0       # no entry of the velocity is larger, weight decay aside
+        self._mask_key = int(masks.generate_state(1, np.uint64)[0])
+        self._step = 0          # training steps taken, which the dropout masks depend on
         self._epoch = 0
+        self._tuner = np.zeros(5)
+        self._profile: Array | None = None      # see `explain` of the benchmarks: seconds by thread and place
         self._busy = threading.Lock()
 
     def __repr__(self) -> str:
@@ -94,7 +106,7 @@ class Sequential:
     @property
     def n_parameters(self) -> int:
         """The number of trainable numbers."""
-        return self._parameters.size
+        return sum(a.size for layer in self.layers for a in layer.parameters.values())
 
     # ------------------------------------------------------------------------------------------------- computing
 
@@ -110,9 +122,14 @@ class Sequential:
         x = _check.rows(x, "x", self.n_in)
         if not _check.flag(training, "training"):
             return self._outputs(x)
-        self._enough_rows([(0, len(x))])
-        with self._exclusive(), self._unchanged_on_error():
-            return self._forward(self._batch(x, 0, len(x)), update_statistics=True).copy()
+        starts = _one_batch(x)
+        self._enough_rows(starts)
+        with self._exclusive():
+            self._run(x, None, None, starts, moves_statistics=True)
+            self._step += 1
+            last = self._plan.workspace(len(x)).ops[-1]
+            memory = self._plan.workspace(len(x)).memory[last["y"]:].view(self.dtype)
+            return memory[:len(x) * last["ldy"]].reshape(len(x), last["ldy"])[:, :self.n_out].copy()
 
     def loss_and_gradients(self, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
         """The loss of one batch in training mode and its gradient by each parameter.
@@ -131,14 +148,11 @@ class Sequential:
             By the names of `state_dict`.
         """
         x, y = self._data(x, y, "x", "y")
-        self._enough_rows([(0, len(x))])
+        starts = _one_batch(x)
+        self._enough_rows(starts)
         with self._exclusive():
-            state = self._rng.bit_generator.state
-            try:
-                loss = self._loss_and_gradients(self._batch(x, 0, len(x)), self._targets(y, 0, len(x)), update_statistics=False)
-            finally:
-                self._rng.bit_generator.state = state
-            return loss, {f"{i}.{name}": g.copy() for i, layer in enumerate(self.layers) for name, g in layer.gradients.items()}
+            loss = self._run(x, y, None, starts)
+            return loss, {f"{i}.{name}": g.copy() for (i, name), g in self._plan.views(self._plan.gradients).items()}
 
     def train_step(self, x: Array, y: Array, optimizer: SGD) -> float:
         """One step of the optimiser on one batch; returns the loss before it.
@@ -149,9 +163,11 @@ class Sequential:
             If the loss or the gradient is not finite; the step is not taken.
         """
         x, y = self._data(x, y, "x", "y")
-        self._enough_rows([(0, len(x))])
+        starts = _one_batch(x)
+        self._enough_rows(starts)
         with self._exclusive():
-            return self._step(self._batch(x, 0, len(x)), self._targets(y, 0, len(x)), self._usable(optimizer), "")
+            self._use(optimizer)
+            return self._run(x, y, None, starts, optimizer=optimizer, moves_statistics=True, at="")
 
     def fit(
         self, x: Array, y: Array, *, epochs: int = 1, batch_size: int = 32, optimizer: SGD | None = None,
@@ -192,27 +208,23 @@ class Sequential:
         """
         x, y = self._data(x, y, "x", "y")
         epochs = _check.integer(epochs, "epochs", least=0)
-        bounds = batch_bounds(len(x), batch_size, last_batch)
-        self._enough_rows(bounds)
+        starts = batch_starts(len(x), batch_size, last_batch)
+        self._enough_rows(starts)
         shuffle = _check.flag(shuffle, "shuffle")
-        if _check.flag(check_finite, "check_finite") and x.dtype.kind == "f":
-            for start, end in chunks(len(x), INFERENCE_ROWS):
-                _check.finite_rows(self._batch(x, start, end), "x", start)
+        check_finite = _check.flag(check_finite, "check_finite")
         validation = self._validation(validation_data)
         history = History()
         with self._exclusive():
-            optimizer = self._usable((self._optimizer or SGD()) if optimizer is None else optimizer)
+            optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
+            self._use(optimizer)
             for _ in range(epochs):
                 started = time.perf_counter()
                 order = self._rng.permutation(len(x)) if shuffle else None
-                total = 0.0
-                for step, (start, end) in enumerate(bounds):
-                    at = f" at step {step} of epoch {self._epoch + 1}"
-                    batch, targets = self._batch(x, start, end, order), self._targets(y, start, end, order)
-                    total += (end - start) * self._step(batch, targets, optimizer, at)
+                loss = self._run(
+                    x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
+                    at=f" of epoch {self._epoch + 1}")
                 self._epoch += 1
-                record = {"epoch": self._epoch, "loss": total / bounds[-1][1], "lr": optimizer.lr,
-                          "seconds": time.perf_counter() - started}
+                record = {"epoch": self._epoch, "loss": loss, "lr": optimizer.lr, "seconds": time.perf_counter() - started}
                 if validation is not None:
                     record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
                 history.epochs.append(record)
@@ -306,22 +318,6 @@ class Sequential:
         self.n_in, self.n_out = n_in, width
         return tuple(layers)
 
-    def _allocate(self) -> None:
-        """The flat buffers of parameters, gradients and statistics, bound to the layers; weights first."""
-        shapes = {(i, name): shape for i, layer in enumerate(self.layers) for name, shape in layer.parameter_shapes().items()}
-        ordered = sorted(shapes, key=lambda key: key[1] != "weight")
-        self._parameters, parameters = _views({key: shapes[key] for key in ordered}, self.dtype)
-        self._gradients, gradients = _views({key: shapes[key] for key in ordered}, self.dtype)
-        self._n_weights = sum(math.prod(shapes[key]) for key in ordered if key[1] == "weight")
-        self._statistics, statistics = _views(
-            {(i, name): shape for i, layer in enumerate(self.layers) for name, shape in layer.statistic_shapes().items()},
-            self.dtype)
-        for i, layer in enumerate(self.layers):
-            p, g, s = ({name: a for (j, name), a in views.items() if j == i} for views in (parameters, gradients, statistics))
-            layer.bind({name: p[name] for name in layer.parameter_shapes()}, g, s, self.dtype)
-        self._buffers: list[Array] = []
-        self._random = any(isinstance(layer, Dropout) for layer in self.layers)
-
     def _state(self) -> Iterator[tuple[str, Array]]:
         for i, layer in enumerate(self.layers):
             for name, a in (layer.parameters | layer.statistics).items():
@@ -337,25 +333,12 @@ class Sequential:
         finally:
             self._busy.release()
 
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Whatever goes wrong inside, running statistics and generator are as before."""
-        statistics = self._statistics.copy()
-        generator = self._rng.bit_generator.state if self._random else None
-        try:
-            yield
-        except BaseException:
-            self._statistics[...] = statistics
-            if generator is not None:
-                self._rng.bit_generator.state = generator
-            raise
-
-    def _usable(self, optimizer: Any) -> SGD:
+    def _use(self, optimizer: Any) -> None:
+        """Train with this optimiser from now on; another than before starts without velocity."""
         if not isinstance(optimizer, SGD):
             raise TypeError(f"optimizer: expected a fastnn.SGD, got {type(optimizer).__name__}")
         _check.coefficient(optimizer.lr, "lr", self.dtype)
         _check.coefficient(optimizer.weight_decay, "weight_decay", self.dtype)
-        return optimizer
 
     def _data(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array]:
         x = _check.rows(x, x_name, self.n_in)
@@ -379,39 +362,31 @@ class Sequential:
             raise ValueError(f"validation_data: expected a pair (x, y), got {len(data)} of them")
         return self._data(data[0], data[1], "validation_data[0]", "validation_data[1]")
 
-    def _enough_rows(self, bounds: list[tuple[int, int]]) -> None:
+    def _enough_rows(self, starts: Array) -> None:
         """Batch norm has no variance of one row: say so before anything has changed."""
-        if any(isinstance(layer, BatchNorm) for layer in self.layers) and any(end - start < 2 for start, end in bounds):
+        if any(isinstance(layer, BatchNorm) for layer in self.layers) and np.diff(starts).min() < 2:
             raise ValueError(
                 "x: batch_norm in train mode needs >= 2 samples in each batch, got a batch of 1"
-                + ("" if len(bounds) == 1 else "; last_batch='merge' or 'drop' or another batch_size avoids it"))
-
-    def _batch(self, x: Array, start: int, end: int, order: Array | None = None) -> Array:
-        """Some rows in the network's dtype, C-contiguous."""
-        rows = x[start:end] if order is None else x[order[start:end]]
-        with np.errstate(over="ignore"):
-            return np.require(rows, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
-
-    def _targets(self, y: Array, start: int, end: int, order: Array | None = None) -> Array:
-        if self.loss == "softmax_cross_entropy":
-            return y[start:end] if order is None else y[order[start:end]]
-        return self._batch(y, start, end, order)
+                + ("" if len(starts) == 2 else "; last_batch='merge' or 'drop' or another batch_size avoids it"))
 
     def _outputs(self, x: Array) -> Array:
         """The outputs in evaluation mode. Touches no buffer of the network."""
         out = np.empty((len(x), self.n_out), self.dtype)
-        for start, end in chunks(len(x), INFERENCE_ROWS):
-            h = self._batch(x, start, end)
-            for layer in self.layers:
-                h = layer.infer(h)
-            out[start:end] = h
+        if len(x):
+            ops, blocks, slot = self._plan.inference()
+            n_threads = self._threads(len(x), self._plan.n_weights)
+            memory = np.empty((min(n_threads, -(-len(x) // INFERENCE_ROWS)), slot), np.uint8)
+            _infer[self.dtype](ops, blocks, memory, self.n_in, INFERENCE_ROWS, x, out, n_threads)
         return out
 
     def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
         total = 0.0
         correct = 0
-        for start, end in chunks(len(x), INFERENCE_ROWS):
-            z, t = self._outputs(x[start:end]), self._targets(y, start, end)
+        for start, end in chunks(len(x), EVALUATION_ROWS):
+            z, t = self._outputs(x[start:end]), y[start:end]
+            if self.loss != "softmax_cross_entropy":
+                with np.errstate(over="ignore"):
+                    t = np.require(t, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
             total += (end - start) * LOSSES[self.loss](z, t)[0]
             if self.loss == "softmax_cross_entropy":
                 correct += int((z.argmax(axis=1) == t).sum())
@@ -422,78 +397,77 @@ class Sequential:
             result["accuracy"] = correct / (len(x) if self.loss == "softmax_cross_entropy" else y.size)
         return result
 
-    def _forward(self, x: Array, *, update_statistics: bool) -> Array:
-        if not self._buffers or len(self._buffers[0]) < len(x):
-            self._buffers = []
-            width: int | None = self.n_in
-            for layer in self.layers:
-                width = layer.width(width, "")
-                self._buffers.append(np.empty((len(x), width or self.n_in), self.dtype))
-        for layer, buffer in zip(self.layers, self._buffers, strict=True):
-            x = layer.forward(x, buffer[:len(x)], self._rng, update_statistics=update_statistics)
-        return x
+    @staticmethod
+    def _threads(n_rows: int, n_weights: int) -> int:
+        return get_num_threads() if n_rows * n_weights >= SHARED_WORK else 1
 
-    def _loss_and_gradients(self, x: Array, y: Array, *, update_statistics: bool) -> float:
-        """The loss; the gradients go into the flat buffer."""
-        outputs = self._forward(x, update_statistics=update_statistics)
-        loss, dout = LOSSES[self.loss](outputs, y)
-        first = next(i for i, layer in enumerate(self.layers) if layer.parameters)
-        d: Array | None = dout
-        for i in range(len(self.layers) - 1, first - 1, -1):
-            assert d is not None
-            d = self.layers[i].backward(d, i > first)
-        return loss
+    def _run(
+        self, x: Array, y: Array | None, order: Array | None, starts: Array, *, optimizer: SGD | None = None,
+        moves_statistics: bool = False, check_x: bool = False, at: str = "",
+    ) -> float:
+        """Train on the batches between `starts`; the mean loss of their rows. Without an optimiser only look.
 
-    def _step(self, x: Array, y: Array, optimizer: SGD, at: str) -> float:
-        """One update. `at` says which step this is, in the words of an error."""
-        with self._unchanged_on_error(), np.errstate(all="ignore"):
-            loss = self._loss_and_gradients(x, y, update_statistics=True)
-            if not math.isfinite(loss):
-                raise DivergedError(f"the loss is {loss}{at}; {KEPT}")
-            norm = gradient_norm(self._gradients)
-            if not math.isfinite(norm):
-                raise DivergedError(f"the gradient is not finite{at}; {KEPT}")
-            if not np.isfinite(self._statistics).all():
-                raise DivergedError(f"the variance of a batch is too large for {self.dtype}{at}; {KEPT}")
-            self._update(optimizer, norm, at)
-        return loss
+        `at` says which epoch this is, in the words of an error. A step that leads to a number that is not finite is undone:
+        the engine keeps a copy of the state from at most some hundred steps ago; from there the same steps are taken again, one
+        by one, up to the last good one.
+        """
+        plan = self._plan
+        n = int(np.diff(starts).max())
+        work = plan.workspace(n)
+        n_threads = self._threads(n, plan.n_weights)
+        sgd = optimizer or SGD()
+        velocity = None
+        if optimizer is not None:
+            velocity = self._velocity if optimizer is self._optimizer else None
+            if velocity is None and optimizer.momentum:
+                velocity = aligned(plan.parameters.size, self.dtype)
+        fused = optimizer is not None and optimizer.clip_norm is None
+        statistics = plan.statistics if plan.statistics.size else None
+        snapshot = None if optimizer is None else plan.snapshot(velocity is not None)
+        progress, sums, bad = np.zeros(2, np.intp), np.zeros(5), np.zeros(2, np.intp)
+        tuner = self._tuner if automatic() and n_threads > 1 else None
+        first_step, careful = self._step, False
+        try:
+            while True:
+                status = STATUS[_train[self.dtype](
+                    work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity,
+                    None if fused else plan.gradients, snapshot, x, y, order, starts, sgd.lr, sgd.momentum, sgd.nesterov,
+                    sgd.weight_decay, sgd.clip_norm or 0.0, fused, optimizer is not None, moves_statistics, check_x,
+                    self._mask_key, first_step, n_threads, tuner, careful, PATIENCE, progress, sums, bad, self._profile)]
+                if status in ("loss", "gradient", "state") and not careful:
+                    assert snapshot is not None
+                    _restore[self.dtype](plan.parameters, statistics, velocity, snapshot, progress, sums)
+                    careful = True
+                elif status != "out of time":
+                    break
+        finally:
+            if optimizer is not None:
+                self._step = first_step + int(progress[0])
+                if progress[0]:
+                    self._optimizer, self._velocity = optimizer, velocity
+        if status != "done":
+            row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
+            raise self._failure(status, x, y, row, int(bad[1]), sums[4], f" at step {progress[0]}{at}" if at else "")
+        return float(sums[0] + sums[1]) / int(starts[-1] - starts[0])
 
-    def _update(self, optimizer: SGD, norm: float, at: str) -> None:
-        """Take the step along the gradient, whose norm is given; or none, if it would lead to infinity."""
-        p, g = self._parameters, self._gradients
-        v, speed = (self._velocity, self._speed) if optimizer is self._optimizer else (None, 0.0)
-        if v is None and optimizer.momentum:
-            v = np.zeros_like(p)
-        if optimizer.clip_norm is not None and norm > optimizer.clip_norm:
-            g *= optimizer.clip_norm / norm
-            norm = optimizer.clip_norm
-        speed = optimizer.momentum * speed + norm
-        # strong weight decay no longer shrinks the weights but throws them from side to side
-        decay_grows = max(optimizer.lr, 1) * optimizer.weight_decay > 1 - optimizer.momentum
-        risky = (1 + optimizer.lr) * 2 * speed > SAFE or decay_grows
-        before = (p.copy(), None if v is None else v.copy()) if risky else None
-        # weights come first in the buffers, and decay acts on them only
-        split = self._n_weights if optimizer.weight_decay else p.size
-        for part, decay in ((slice(0, split), optimizer.weight_decay), (slice(split, p.size), 0.0)):
-            if p[part].size:
-                sgd_update(
-                    p[part], g[part], None if v is None else v[part], lr=optimizer.lr, momentum=optimizer.momentum,
-                    nesterov=optimizer.nesterov, weight_decay=decay)
-        if before is not None and not (np.isfinite(p).all() and (v is None or np.isfinite(v).all())):
-            p[...] = before[0]
-            if v is not None:
-                v[...] = before[1]
-            raise DivergedError(f"the step leads to infinity{at}; {KEPT}")
-        self._optimizer, self._velocity, self._speed = optimizer, v, speed
+    def _failure(self, status: str, x: Array, y: Array | None, row: int, column: int, loss: float, at: str) -> Exception:
+        """What to raise when a step ends with `status`; `row` and `column` say where the data are bad."""
+        if status == "x":
+            with np.errstate(over="ignore"):
+                value = float(self.dtype.type(x[row, column]))
+            return ValueError(f"x: expected finite numbers, got {value} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
+        if status == "y":
+            assert y is not None
+            return ValueError(f"y: expected finite numbers, got {y[row, column]} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
+        if status == "label":
+            assert y is not None
+            return ValueError(f"y: expected labels in [0, {self.n_out}), got {y[row]} at row {row}{at}; {KEPT_SO_FAR}")
+        if status == "loss":
+            return DivergedError(f"the loss is {loss}{at}; {KEPT}")
+        if status == "gradient":
+            return DivergedError(f"the gradient is not finite{at}; {KEPT}")
+        return DivergedError(f"the step leads to infinity{at}; {KEPT}")
 
 
-def _views(shapes: dict[Any, tuple[int, ...]], dtype: np.dtype[Any]) -> tuple[Array, dict[Any, Array]]:
-    """One flat array of zeros, and for each name a view of its part."""
-    flat = np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype)
-    views = {}
-    start = 0
-    for key, shape in shapes.items():
-        end = start + math.prod(shape)
-        views[key] = flat[start:end].reshape(shape)
-        start = end
-    return flat, views
+def _one_batch(x: Array) -> Array:
+    return np.array([0, len(x)], np.intp)

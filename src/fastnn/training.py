@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from fastnn import _check
 
 LAST_BATCH = ("merge", "drop", "keep")
@@ -33,8 +35,8 @@ class History:
         return f"History({len(self.epochs)} epochs{last})"
 
 
-def batch_bounds(n_rows: int, batch_size: int, last_batch: str) -> list[tuple[int, int]]:
-    """The first and the behind-last row of each batch of an epoch.
+def batch_starts(n_rows: int, batch_size: int, last_batch: str) -> np.ndarray:
+    """The first row of each batch of an epoch and, last, the row behind the last batch.
 
     A remainder is merged into the batch before it, dropped or kept as a smaller batch. Fewer rows than one batch are one
     batch, but for ``"drop"``, which leaves none.
@@ -42,14 +44,15 @@ def batch_bounds(n_rows: int, batch_size: int, last_batch: str) -> list[tuple[in
     n_rows = _check.integer(n_rows, "x", least=1)
     batch_size = _check.integer(batch_size, "batch_size", least=1)
     last_batch = _check.choice(last_batch, "last_batch", LAST_BATCH)
-    starts = list(range(0, n_rows, batch_size))
-    remainder = n_rows % batch_size
-    if remainder and (last_batch == "drop" or (last_batch == "merge" and len(starts) > 1)):
-        starts.pop()
-    if not starts:
+    whole, remainder = divmod(n_rows, batch_size)
+    if not whole and last_batch == "drop":
         raise ValueError(f"batch_size: expected at most {n_rows}, the rows of x, with last_batch='drop', got {batch_size}")
-    end = n_rows - remainder if last_batch == "drop" else n_rows
-    return list(zip(starts, [*starts[1:], end], strict=True))
+    starts = np.arange(whole + 1, dtype=np.intp) * min(batch_size, n_rows)
+    if remainder and last_batch != "drop":
+        if last_batch == "keep" or not whole:
+            starts = np.append(starts, n_rows)
+        starts[-1] = n_rows
+    return starts
 
 
 def chunks(n_rows: int, size: int) -> Iterator[tuple[int, int]]:

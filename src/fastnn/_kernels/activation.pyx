@@ -30,98 +30,111 @@ cdef inline floating sigmoid(floating x) noexcept nogil:
 
 
 cdef simd_void forward_tile(
-    const floating* x, Py_ssize_t n,    # IN (n,)
+    const floating* x, Py_ssize_t ldx, Py_ssize_t n, Py_ssize_t d,      # IN (n, d)
     int kind,
-    floating* y,                        # OUT (n,), may be x
+    floating* y, Py_ssize_t ldy,                                        # OUT (n, d), may be x
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, j
     cdef floating v, zero = 0, one = 1, slope = <floating>0.01
 
-    # comparisons are turned so that NaN goes through
-    if kind == IDENTITY:
-        for i in range(n):
-            y[i] = x[i]
-    elif kind == RELU:
-        for i in range(n):
-            v = x[i]
-            y[i] = zero if v < 0 else v
-    elif kind == LEAKY_RELU:
-        for i in range(n):
-            v = x[i]
-            y[i] = slope * v if v < 0 else v
-    elif kind == TANH:
-        for i in range(n):
-            y[i] = tanh(x[i])
-    elif kind == SIGMOID:
-        for i in range(n):
-            y[i] = sigmoid(x[i])
-    elif kind == SOFTSIGN:
-        # x / (1 + |x|)
-        for i in range(n):
-            y[i] = x[i] / (one + absolute(x[i]))
-    elif kind == SOFTPLUS:
-        # log(1 + e^x) = max(x, 0) + log1p(e^-|x|)
-        for i in range(n):
-            v = x[i]
-            y[i] = (zero if v < 0 else v) + log1p_unit(exp(-absolute(v)))
-    elif kind == ELU:
-        # e^x - 1 to the left of zero
-        for i in range(n):
-            v = x[i]
-            y[i] = v if v > 0 else expm1_negative(v)
+    if ldx == ldy == d:
+        d = n * d
+        n = 1
+    for i in range(n):
+        # comparisons are turned so that NaN goes through
+        if kind == IDENTITY:
+            for j in range(d):
+                y[j] = x[j]
+        elif kind == RELU:
+            for j in range(d):
+                v = x[j]
+                y[j] = zero if v < 0 else v
+        elif kind == LEAKY_RELU:
+            for j in range(d):
+                v = x[j]
+                y[j] = slope * v if v < 0 else v
+        elif kind == TANH:
+            for j in range(d):
+                y[j] = tanh(x[j])
+        elif kind == SIGMOID:
+            for j in range(d):
+                y[j] = sigmoid(x[j])
+        elif kind == SOFTSIGN:
+            # x / (1 + |x|)
+            for j in range(d):
+                y[j] = x[j] / (one + absolute(x[j]))
+        elif kind == SOFTPLUS:
+            # log(1 + e^x) = max(x, 0) + log1p(e^-|x|)
+            for j in range(d):
+                v = x[j]
+                y[j] = (zero if v < 0 else v) + log1p_unit(exp(-absolute(v)))
+        elif kind == ELU:
+            # e^x - 1 to the left of zero
+            for j in range(d):
+                v = x[j]
+                y[j] = v if v > 0 else expm1_negative(v)
+        x += ldx
+        y += ldy
 
 
 cdef simd_void backward_tile(
-    const floating* dy, const floating* y, Py_ssize_t n,    # IN (n,)
+    const floating* dy, Py_ssize_t lddy, const floating* y, Py_ssize_t ldy, Py_ssize_t n, Py_ssize_t d,     # IN (n, d)
     int kind,
-    floating* dx,                                           # OUT (n,), may be dy or y
+    floating* dx, Py_ssize_t lddx,                                      # OUT (n, d), may be dy or y
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, j
     cdef floating v, zero = 0, one = 1, slope = <floating>0.01
 
-    if kind == IDENTITY:
-        for i in range(n):
-            dx[i] = dy[i]
-    elif kind == RELU:
-        for i in range(n):
-            dx[i] = dy[i] if y[i] > 0 else zero
-    elif kind == LEAKY_RELU:
-        for i in range(n):
-            v = dy[i]
-            dx[i] = v if y[i] > 0 else slope * v
-    elif kind == TANH:
-        # 1 - y^2
-        for i in range(n):
-            v = y[i]
-            dx[i] = dy[i] * ((one - v) * (one + v))
-    elif kind == SIGMOID:
-        # y (1 - y)
-        for i in range(n):
-            v = y[i]
-            dx[i] = dy[i] * (v * (one - v))
-    elif kind == SOFTSIGN:
-        # 1 / (1 + |x|)^2 = (1 - |y|)^2
-        for i in range(n):
-            v = one - absolute(y[i])
-            dx[i] = dy[i] * (v * v)
-    elif kind == SOFTPLUS:
-        # sigmoid(x) = 1 - e^-y
-        for i in range(n):
-            dx[i] = dy[i] * -expm1_negative(-y[i])
-    elif kind == ELU:
-        # e^x = y + 1 to the left of zero
-        for i in range(n):
-            v = dy[i]
-            dx[i] = v if y[i] > 0 else v * (y[i] + one)
+    if lddy == ldy == lddx == d:
+        d = n * d
+        n = 1
+    for i in range(n):
+        if kind == IDENTITY:
+            for j in range(d):
+                dx[j] = dy[j]
+        elif kind == RELU:
+            for j in range(d):
+                dx[j] = dy[j] if y[j] > 0 else zero
+        elif kind == LEAKY_RELU:
+            for j in range(d):
+                v = dy[j]
+                dx[j] = v if y[j] > 0 else slope * v
+        elif kind == TANH:
+            # 1 - y^2
+            for j in range(d):
+                v = y[j]
+                dx[j] = dy[j] * ((one - v) * (one + v))
+        elif kind == SIGMOID:
+            # y (1 - y)
+            for j in range(d):
+                v = y[j]
+                dx[j] = dy[j] * (v * (one - v))
+        elif kind == SOFTSIGN:
+            # 1 / (1 + |x|)^2 = (1 - |y|)^2
+            for j in range(d):
+                v = one - absolute(y[j])
+                dx[j] = dy[j] * (v * v)
+        elif kind == SOFTPLUS:
+            # sigmoid(x) = 1 - e^-y
+            for j in range(d):
+                dx[j] = dy[j] * -expm1_negative(-y[j])
+        elif kind == ELU:
+            # e^x = y + 1 to the left of zero
+            for j in range(d):
+                v = dy[j]
+                dx[j] = v if y[j] > 0 else v * (y[j] + one)
+        dy += lddy
+        y += ldy
+        dx += lddx
 
 
 def forward(const floating[::1] x not None, int kind, floating[::1] y not None):
     extents(y.shape[0] == x.shape[0] > 0)
     with nogil:
-        forward_tile(&x[0], x.shape[0], kind, &y[0])
+        forward_tile(&x[0], x.shape[0], 1, x.shape[0], kind, &y[0], x.shape[0])
 
 
 def backward(const floating[::1] dy not None, const floating[::1] y not None, int kind, floating[::1] dx not None):
     extents(dy.shape[0] == y.shape[0] == dx.shape[0] > 0)
     with nogil:
-        backward_tile(&dy[0], &y[0], y.shape[0], kind, &dx[0])
+        backward_tile(&dy[0], y.shape[0], &y[0], y.shape[0], 1, y.shape[0], kind, &dx[0], y.shape[0])

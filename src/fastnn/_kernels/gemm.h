@@ -3,13 +3,18 @@
 #define FASTNN_GEMM_H
 
 #include <stddef.h>
+#include <string.h>
 
 #include "simd.h"
 
 #if defined(__GNUC__)
 #define UNROLL _Pragma("GCC unroll 16")
+#define FASTNN_APART static __attribute__((noinline))
+#define PREFETCH(p) __builtin_prefetch(p)
 #else
 #define UNROLL
+#define FASTNN_APART static
+#define PREFETCH(p) ((void)0)
 #endif
 #define FASTNN_PASTE_(a, b) a##_##b
 #define FASTNN_PASTE(a, b) FASTNN_PASTE_(a, b)
@@ -17,9 +22,12 @@
 #define FASTNN_TILE_TYPE(name, T) \
     typedef struct { \
         int lanes, rows; \
-        void (*tile)(int rows, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, \
-                     const T *b, ptrdiff_t b_row, int more, const T *bias, T *c, ptrdiff_t c_row); \
+        void (*panel)(ptrdiff_t m, ptrdiff_t columns, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, \
+                      int gathered, const T *b, ptrdiff_t b_row, int more, const T *bias, T *c, ptrdiff_t c_row); \
         void (*pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, ptrdiff_t b_row, ptrdiff_t b_col, T *panel); \
+        void (*dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T *a, ptrdiff_t a_row, const T *b, ptrdiff_t b_col, \
+                     const T *bias, T *c, ptrdiff_t c_row); \
+        void (*gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, T *strips); \
     } name;
 FASTNN_TILE_TYPE(fastnn_tile_f32, float)
 FASTNN_TILE_TYPE(fastnn_tile_f64, double)
@@ -76,6 +84,22 @@ FASTNN_TILE_TYPE(fastnn_tile_f64, double)
 #else
 #define FASTNN_BEST(name) name##_base
 #endif
+
+/* What a thread keeps for itself: copies of blocks of A, which fit the second-level cache, and of B; and a block of results
+   for those who use them up at once. Behind each there is room for a vector. */
+enum { FASTNN_STRIPS_BYTES = 288 * 1024, FASTNN_PANELS_BYTES = 1024 * 1024, FASTNN_BLOCK_BYTES = 128 * 1024 };
+
+#if defined(_MSC_VER)
+#define FASTNN_THREAD_LOCAL __declspec(thread)
+#else
+#define FASTNN_THREAD_LOCAL __thread
+#endif
+#define FASTNN_MEMORY(name, bytes) \
+    static FASTNN_THREAD_LOCAL char name##_memory[bytes + 128]; \
+    static char *name(void) { return name##_memory + (64 - (size_t)name##_memory % 64); }
+FASTNN_MEMORY(fastnn_gemm_strips, FASTNN_STRIPS_BYTES)
+FASTNN_MEMORY(fastnn_gemm_panels, FASTNN_PANELS_BYTES)
+FASTNN_MEMORY(fastnn_gemm_block, FASTNN_BLOCK_BYTES)
 
 static fastnn_tile_f32 fastnn_best_tile_f32(void) { return FASTNN_BEST(fastnn_tile_f32); }
 static fastnn_tile_f64 fastnn_best_tile_f64(void) { return FASTNN_BEST(fastnn_tile_f64); }

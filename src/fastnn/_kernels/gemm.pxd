@@ -7,3 +7,11 @@ cdef void gemm(
     const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
     const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
     const floating* bias, floating* c, Py_ssize_t c_row) noexcept nogil
+
+# the elements of a vector register
+cdef Py_ssize_t vector_size(const floating* any) noexcept nogil
+
+# memory of the calling thread for a block of results that need not reach the main memory
+cdef enum:
+    BLOCK_BYTES = 131072
+cdef void* block_memory() noexcept nogil

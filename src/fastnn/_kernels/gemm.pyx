@@ -13,31 +13,48 @@ cdef extern from "gemm.h":
     ctypedef struct fastnn_tile_f32:
         int lanes
         int rows
-        void tile(
-            int rows, int vectors, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-            const float* b, Py_ssize_t b_row, bint more, const float* bias, float* c, Py_ssize_t c_row) noexcept nogil
+        void panel(
+            Py_ssize_t m, Py_ssize_t columns, int vectors, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
+            bint gathered, const float* b, Py_ssize_t b_row, bint more, const float* bias, float* c, Py_ssize_t c_row) noexcept nogil
         void pack(
             Py_ssize_t k, Py_ssize_t n, Py_ssize_t width, const float* b, Py_ssize_t b_row, Py_ssize_t b_col,
             float* panel) noexcept nogil
+        void dots(
+            Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_col,
+            const float* bias, float* c, Py_ssize_t c_row) noexcept nogil
+        void gather(
+            Py_ssize_t m, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
+            float* strips) noexcept nogil
     ctypedef struct fastnn_tile_f64:
         int lanes
         int rows
-        void tile(
-            int rows, int vectors, Py_ssize_t k, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-            const double* b, Py_ssize_t b_row, bint more, const double* bias, double* c, Py_ssize_t c_row) noexcept nogil
+        void panel(
+            Py_ssize_t m, Py_ssize_t columns, int vectors, Py_ssize_t k, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
+            bint gathered, const double* b, Py_ssize_t b_row, bint more, const double* bias, double* c, Py_ssize_t c_row) noexcept nogil
         void pack(
             Py_ssize_t k, Py_ssize_t n, Py_ssize_t width, const double* b, Py_ssize_t b_row, Py_ssize_t b_col,
             double* panel) noexcept nogil
+        void dots(
+            Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_col,
+            const double* bias, double* c, Py_ssize_t c_row) noexcept nogil
+        void gather(
+            Py_ssize_t m, Py_ssize_t k, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
+            double* strips) noexcept nogil
     fastnn_tile_f32 fastnn_best_tile_f32()
     fastnn_tile_f64 fastnn_best_tile_f64()
+    enum:
+        FASTNN_STRIPS_BYTES
+        FASTNN_PANELS_BYTES
+    char* fastnn_gemm_strips() noexcept nogil
+    char* fastnn_gemm_panels() noexcept nogil
+    char* fastnn_gemm_block() noexcept nogil
 
 cdef enum:
-    DEPTH = 256             # rows of a packed panel
-    WIDEST = 32             # its columns at most: two vectors of 16 floats
-    BLOCK = 24              # rows of a block of A, in tiles
-    TALLEST = 12            # rows of the tallest tile
-    FAR = 2048              # bytes between neighbours from which on they are worth a copy
+    DEPTH = 512             # terms of the sum that a packed block takes at most
+    WIDEST = 64             # columns of the widest panel: four vectors of 16 floats
     SMALL = 32768           # bytes of B that stay in the first-level cache
+    FAR = 2048              # bytes between neighbours from which on they are worth a copy
+    FEW = 16                # rows of A for which a transposed B is read as it lies instead
 
 cdef fastnn_tile_f32 TILE_F32 = fastnn_best_tile_f32()
 cdef fastnn_tile_f64 TILE_F64 = fastnn_best_tile_f64()
@@ -47,14 +64,19 @@ cdef inline Py_ssize_t divide_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
-cdef inline void tile(
-    Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t k, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
-    const floating* b, Py_ssize_t b_row, bint more, const floating* bias, floating* c, Py_ssize_t c_row,
+cdef inline Py_ssize_t even_part(Py_ssize_t n, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:
+    # the size of the parts when n is cut into as few as possible, none longer than `most`, each a multiple of `unit` long
+    return divide_up(divide_up(n, divide_up(n, most)), unit) * unit
+
+
+cdef inline void panel(
+    Py_ssize_t m, Py_ssize_t columns, Py_ssize_t vectors, Py_ssize_t k, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
+    bint gathered, const floating* b, Py_ssize_t b_row, bint more, const floating* bias, floating* c, Py_ssize_t c_row,
 ) noexcept nogil:
     if floating is float:
-        TILE_F32.tile(rows, vectors, k, a, a_row, a_col, b, b_row, more, bias, c, c_row)
+        TILE_F32.panel(m, columns, vectors, k, a, a_row, a_col, gathered, b, b_row, more, bias, c, c_row)
     else:
-        TILE_F64.tile(rows, vectors, k, a, a_row, a_col, b, b_row, more, bias, c, c_row)
+        TILE_F64.panel(m, columns, vectors, k, a, a_row, a_col, gathered, b, b_row, more, bias, c, c_row)
 
 
 cdef inline void pack(
@@ -66,15 +88,23 @@ cdef inline void pack(
         TILE_F64.pack(k, n, width, b, b_row, b_col, panel)
 
 
-cdef inline void copy(
-    Py_ssize_t rows, Py_ssize_t columns, const floating* source, Py_ssize_t source_row,
-    floating* target, Py_ssize_t target_row, bint wanted,
+cdef inline void gather(
+    Py_ssize_t m, Py_ssize_t k, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, floating* strips,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
-    if wanted:
-        for i in range(rows):
-            for j in range(columns):
-                target[i * target_row + j] = source[i * source_row + j]
+    if floating is float:
+        TILE_F32.gather(m, k, a, a_row, a_col, strips)
+    else:
+        TILE_F64.gather(m, k, a, a_row, a_col, strips)
+
+
+cdef inline void dots(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const floating* a, Py_ssize_t a_row, const floating* b, Py_ssize_t b_col,
+    const floating* bias, floating* c, Py_ssize_t c_row,
+) noexcept nogil:
+    if floating is float:
+        TILE_F32.dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
+    else:
+        TILE_F64.dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
 
 
 cdef void gemm(
@@ -84,89 +114,95 @@ cdef void gemm(
     const floating* bias,                                       # IN (n,), or NULL
     floating* c, Py_ssize_t c_row,                              # OUT (m, n)
 ) noexcept nogil:
-    cdef floating panel[DEPTH * WIDEST]
-    cdef floating strip[DEPTH * TALLEST]
-    cdef floating edge[TALLEST * WIDEST]
     cdef floating edge_bias[WIDEST]
     cdef Py_ssize_t size = sizeof(floating)
     cdef Py_ssize_t lanes = TILE_F32.lanes if floating is float else TILE_F64.lanes
     cdef Py_ssize_t rows = TILE_F32.rows if floating is float else TILE_F64.rows
-    # a column of A that is spread over many cache lines is gathered once, for all panels
-    cdef bint gathered = a_col != 1 and a_col * size >= FAR and k >= DEPTH and n >= 4 * lanes
-    cdef bint packed = b_col != 1 or (n < 2 * lanes and n != lanes) or (m >= 4 * rows and b_row * size > FAR and not gathered)
-    cdef Py_ssize_t depth = min(k, DEPTH) if packed or gathered else k
+    cdef floating* strips = <floating*>fastnn_gemm_strips()
+    cdef floating* panels = <floating*>fastnn_gemm_panels()
+    # A copy of A pays where many panels of B read it: by columns, where they are long and far apart; by rows, where they share
+    # cache sets or there are too many pages.
+    cdef bint packed_a = m >= rows and (
+        (n >= 8 * lanes and (k >= 256 or (k >= 128 and a_col * size >= FAR))) if a_col != 1
+        else k >= 64 and n >= (8 if a_row * size % 1024 == 0 else 32) * lanes and m * k * size > SMALL)
+    # A copy of B pays where its rows lie far apart, or share cache sets, and many rows of A read it; a transpose is copied in any
+    # case.
+    cdef bint packed_b = b_col != 1 or (n < 2 * lanes and n != lanes) or (
+        m >= 4 * rows and k >= 64 and (b_row * size >= FAR or b_row * size % 1024 == 0))
     # few rows leave registers for wider panels
-    cdef Py_ssize_t widest = 4 if 2 * m <= rows and not packed else 2
-    # bands of A outside, panels of B inside; a band of one tile where all of B's rows stay in the cache
-    cdef Py_ssize_t height = rows if gathered or (not packed and n * k * size <= SMALL) else BLOCK * rows
-    cdef Py_ssize_t step, p, kc, band, i, mc, j, rest, vectors, width, start, tiles, t, r0, r, q
-    cdef Py_ssize_t strip_row, strip_col, panel_row
-    cdef const floating *strip_a
+    cdef Py_ssize_t widest = 4 if 2 * m <= rows and not packed_b else 2
+    cdef Py_ssize_t depth = even_part(k, DEPTH, 1) if packed_a or packed_b or k * widest * lanes * size > SMALL else k
+    # a block of A stays in the second-level cache
+    cdef Py_ssize_t height = even_part(m, max(FASTNN_STRIPS_BYTES // size // depth // rows, 1) * rows, rows)
+    cdef Py_ssize_t breadth = FASTNN_PANELS_BYTES // size // depth // (2 * lanes) * (2 * lanes) if packed_b else n
+    cdef Py_ssize_t column, nc, p, kc, i, mc, j, rest, vectors, width, start, q, panel_row
+    cdef const floating *block_a
     cdef const floating *panel_b
     cdef const floating *panel_bias
-    cdef bint ragged
+    cdef bint ragged, last
 
-    for step in range(divide_up(k, depth)):
-        p = step * depth
-        kc = min(depth, k - p)
-        for band in range(divide_up(m, height)):
-            i = band * height
-            mc = min(height, m - i)
-            tiles = divide_up(mc, rows)
-            strip_a = a + i * a_row + p * a_col
-            strip_row = a_row
-            strip_col = a_col
-            if gathered:
-                for q in range(kc):
-                    for r in range(mc):
-                        strip[q * mc + r] = strip_a[r * a_row + q * a_col]
-                strip_a = strip
-                strip_row = 1
-                strip_col = mc
-            j = 0
-            while j < n:
-                # the narrowest panel that covers the rest
-                rest = n - j
-                vectors = widest
-                while vectors > 1 and (vectors // 2) * lanes >= rest:
-                    vectors //= 2
-                start = j
-                ragged = vectors * lanes > rest
-                if ragged and not packed and depth == k:
-                    # the last panel may reach back over the one before it, which gives the same bits again
-                    ragged = False
-                    if vectors * lanes > n:
+    if m <= FEW and b_row == 1 and a_col == 1 and k >= lanes:
+        dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
+        return
+    column = 0
+    while column < n:
+        nc = min(breadth, n - column)
+        p = 0
+        while p < k:
+            kc = min(depth, k - p)
+            last = p + kc == k
+            i = 0
+            while i < m:
+                mc = min(height, m - i)
+                block_a = a + i * a_row + p * a_col
+                if packed_a:
+                    gather(mc, kc, block_a, a_row, a_col, strips)
+                j = 0
+                while j < nc:
+                    # the narrowest panel that covers the rest
+                    rest = nc - j
+                    vectors = widest
+                    while vectors > 1 and (vectors // 2) * lanes >= rest:
                         vectors //= 2
-                    else:
-                        start = n - vectors * lanes
-                width = vectors * lanes
-                j = start + width
+                    start = column + j
+                    ragged = vectors * lanes > rest
+                    if ragged and not packed_b and depth == k:
+                        # the last panel may reach back over the one before it, which gives the same bits again
+                        ragged = False
+                        if vectors * lanes > n:
+                            vectors //= 2
+                        else:
+                            start = n - vectors * lanes
+                    width = vectors * lanes
 
-                panel_b = b + p * b_row + start * b_col
-                panel_row = b_row
-                if packed or ragged:
-                    pack(kc, min(width, rest), width, panel_b, b_row, b_col, panel)
-                    panel_b = panel
-                    panel_row = width
-                panel_bias = NULL
-                if bias != NULL and p + kc == k:
-                    panel_bias = bias + start
-                    if ragged:
-                        for q in range(width):
-                            edge_bias[q] = bias[start + q] if q < rest else 0
-                        panel_bias = edge_bias
+                    panel_b = b + p * b_row + start * b_col
+                    panel_row = b_row
+                    if packed_b or ragged:
+                        panel_b = panels + (j * kc if packed_b else 0)
+                        panel_row = width
+                        if i == 0 or not packed_b:
+                            pack(kc, min(width, rest), width, b + p * b_row + start * b_col, b_row, b_col, <floating*>panel_b)
+                    panel_bias = NULL
+                    if bias != NULL and last:
+                        panel_bias = bias + start
+                        if ragged:
+                            for q in range(width):
+                                edge_bias[q] = bias[start + q] if q < rest else 0
+                            panel_bias = edge_bias
+                    panel(mc, min(width, rest) if ragged else width, vectors, kc, strips if packed_a else block_a, a_row, a_col,
+                          packed_a, panel_b, panel_row, p > 0, panel_bias, c + i * c_row + start, c_row)
+                    j = start - column + width
+                i += mc
+            p += kc
+        column += nc
 
-                for t in range(tiles):
-                    r0 = mc * t // tiles
-                    r = mc * (t + 1) // tiles - r0
-                    if ragged:
-                        copy(r, rest, c + (i + r0) * c_row + start, c_row, edge, width, p > 0)
-                        tile(r, vectors, kc, strip_a + r0 * strip_row, strip_row, strip_col, panel_b, panel_row,
-                             p > 0, panel_bias, edge, width)
-                        copy(r, rest, edge, width, c + (i + r0) * c_row + start, c_row, True)
-                    else:
-                        tile(r, vectors, kc, strip_a + r0 * strip_row, strip_row, strip_col, panel_b, panel_row,
-                             p > 0, panel_bias, c + (i + r0) * c_row + start, c_row)
+
+cdef Py_ssize_t vector_size(const floating* any) noexcept nogil:
+    return TILE_F32.lanes if floating is float else TILE_F64.lanes
+
+
+cdef void* block_memory() noexcept nogil:
+    return fastnn_gemm_block()
 
 
 def product(const floating[:, :] a not None, const floating[:, :] b not None, const floating[::1] bias, floating[:, ::1] c not None):

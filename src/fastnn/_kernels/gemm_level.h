@@ -8,7 +8,7 @@
 #define LANES 1
 #endif
 #include "gemm_tile.h"
-static const fastnn_tile_f32 FASTNN_PASTE(fastnn_tile_f32, FASTNN_LEVEL) = {LANES, ROWS, NAME(tile), NAME(pack)};
+static const fastnn_tile_f32 FASTNN_PASTE(fastnn_tile_f32, FASTNN_LEVEL) = {LANES, ROWS, NAME(panel), NAME(pack), NAME(dots), NAME(gather)};
 #undef T
 #undef NAME
 #undef LANES
@@ -21,7 +21,7 @@ static const fastnn_tile_f32 FASTNN_PASTE(fastnn_tile_f32, FASTNN_LEVEL) = {LANE
 #define LANES 1
 #endif
 #include "gemm_tile.h"
-static const fastnn_tile_f64 FASTNN_PASTE(fastnn_tile_f64, FASTNN_LEVEL) = {LANES, ROWS, NAME(tile), NAME(pack)};
+static const fastnn_tile_f64 FASTNN_PASTE(fastnn_tile_f64, FASTNN_LEVEL) = {LANES, ROWS, NAME(panel), NAME(pack), NAME(dots), NAME(gather)};
 #undef T
 #undef NAME
 #undef LANES

@@ -30,17 +30,27 @@ FASTNN_INLINE void NAME(product)(
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < vectors; v++)
             acc[r][v] = more ? LOAD(c + r * c_row + v * LANES) : (VEC){0};
-    for (ptrdiff_t p = 0; p < k; p++) {
-        UNROLL for (int v = 0; v < vectors; v++)
-            bv[v] = LOAD(b + v * LANES);
-        UNROLL for (int r = 0; r < rows; r++) {
-            T x = a[r * a_row];
-            UNROLL for (int v = 0; v < vectors; v++)
-                acc[r][v] += x * bv[v];
-        }
-        a += a_col;
+    /* the rows below are most likely next */
+    UNROLL for (int r = 0; r < rows; r++)
+        PREFETCH(c + (rows + r) * c_row);
+#define TERM \
+        UNROLL for (int v = 0; v < vectors; v++) \
+            bv[v] = LOAD(b + v * LANES); \
+        UNROLL for (int r = 0; r < rows; r++) { \
+            T x = a[r * a_row]; \
+            UNROLL for (int v = 0; v < vectors; v++) \
+                acc[r][v] += x * bv[v]; \
+        } \
+        a += a_col; \
         b += b_row;
+    ptrdiff_t p = k;
+    for (; p >= 4; p -= 4) {
+        TERM TERM TERM TERM
     }
+    for (; p > 0; p--) {
+        TERM
+    }
+#undef TERM
     if (bias)
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int v = 0; v < vectors; v++)
@@ -56,9 +66,9 @@ FASTNN_INLINE void NAME(product)(
             NAME(product)(rows <= ROWS ? rows : 1, vectors, k, a, a_row, a_col, b, b_row, more, bias, c, c_row); \
         break;
 
-/* 1 <= rows <= ROWS and vectors 1, 2 or 4, with rows * vectors <= 2 * ROWS */
-static void NAME(tile)(
-    int rows, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b, ptrdiff_t b_row,
+/* 1 <= rows <= ROWS and vectors 1, 2 or 4, with rows * vectors <= 2 * ROWS. Not inlined: its loops need every register. */
+FASTNN_APART void NAME(tile)(
+    ptrdiff_t rows, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b, ptrdiff_t b_row,
     int more, const T *bias, T *c, ptrdiff_t c_row)
 {
     switch (16 * vectors + rows) {
@@ -67,6 +77,43 @@ static void NAME(tile)(
     CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2)
     CASE(7, 2) CASE(8, 2) CASE(9, 2) CASE(10, 2) CASE(11, 2) CASE(12, 2)
     CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4)
+    }
+}
+
+/* m rows are cut into as few tiles as there can be, as even as they can be, the taller ones first. */
+#define TILES(m) (((m) + ROWS - 1) / ROWS)
+#define TILE_ROWS(m, t) ((m) / TILES(m) + ((t) < (m) % TILES(m)))
+
+/* One panel of B, `vectors` vectors wide, and all m rows of A, or the strips that `gather` made of them; `columns` of the panel
+   go into C. */
+static void NAME(panel)(
+    ptrdiff_t m, ptrdiff_t columns, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, int gathered,
+    const T *b, ptrdiff_t b_row, int more, const T *bias, T *c, ptrdiff_t c_row)
+{
+    T edge[ROWS * 4 * LANES];
+    const ptrdiff_t width = vectors * LANES;
+    const ptrdiff_t least = m / TILES(m), taller = m % TILES(m);
+
+    for (ptrdiff_t t = 0, rows; m > 0; t++, m -= rows) {
+        rows = least + (t < taller);
+        if (gathered) {
+            a_row = 1;
+            a_col = rows;
+        }
+        if (columns == width)
+            NAME(tile)(rows, vectors, k, a, a_row, a_col, b, b_row, more, bias, c, c_row);
+        else {
+            if (more)
+                for (ptrdiff_t r = 0; r < rows; r++)
+                    for (ptrdiff_t j = 0; j < columns; j++)
+                        edge[r * width + j] = c[r * c_row + j];
+            NAME(tile)(rows, vectors, k, a, a_row, a_col, b, b_row, more, bias, edge, width);
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (ptrdiff_t j = 0; j < columns; j++)
+                    c[r * c_row + j] = edge[r * width + j];
+        }
+        a += gathered ? rows * k : rows * a_row;
+        c += rows * c_row;
     }
 }
 
@@ -91,6 +138,18 @@ static void NAME(tile)(
             block[i + s] = __builtin_shufflevector(x, y, EACH(HIGH, s)); \
         }
 
+/* the sums of neighbouring blocks of s lanes of x and of y, side by side */
+#define FOLD(x, y, s) (__builtin_shufflevector(x, y, EACH(LOW, s)) + __builtin_shufflevector(x, y, EACH(HIGH, s)))
+#if LANES == 2
+#define TRANSPOSE BUTTERFLY(1)
+#elif LANES == 4
+#define TRANSPOSE BUTTERFLY(1) BUTTERFLY(2)
+#elif LANES == 8
+#define TRANSPOSE BUTTERFLY(1) BUTTERFLY(2) BUTTERFLY(4)
+#elif LANES == 16
+#define TRANSPOSE BUTTERFLY(1) BUTTERFLY(2) BUTTERFLY(4) BUTTERFLY(8)
+#endif
+
 /* panel[p, j] = B[p, j] for p < k and j < n <= width, zero to the right; one of B's two strides is 1 */
 static void NAME(pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, ptrdiff_t b_row, ptrdiff_t b_col, T *panel)
 {
@@ -114,16 +173,7 @@ static void NAME(pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, pt
             VEC block[LANES];
             UNROLL for (int i = 0; i < LANES; i++)
                 block[i] = LOAD(b + (j + i) * b_col + p);
-            BUTTERFLY(1)
-#if LANES > 2
-            BUTTERFLY(2)
-#endif
-#if LANES > 4
-            BUTTERFLY(4)
-#endif
-#if LANES > 8
-            BUTTERFLY(8)
-#endif
+            TRANSPOSE
             UNROLL for (int i = 0; i < LANES; i++)
                 STORE(panel + (p + i) * width + j, block[i]);
         }
@@ -131,6 +181,119 @@ static void NAME(pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, pt
     for (; p < k; p++)
         for (ptrdiff_t j = 0; j < width; j++)
             panel[p * width + j] = b[p * b_row + j * b_col];
+}
+
+/* C[r, j] = sum_p A[r, p] B[j, p] (+ bias) for r < rows and j < 4: both operands by vectors along the sum, which is then taken
+   of the lanes: pairs of accumulators fold into one, so that four sums end in four lanes. */
+FASTNN_INLINE void NAME(dot_tile)(
+    const int rows, ptrdiff_t n, ptrdiff_t k, const T *a, ptrdiff_t a_row, const T *b, ptrdiff_t b_col,
+    const T *bias, T *c, ptrdiff_t c_row)
+{
+    VEC acc[ROWS / 2][4], av[ROWS / 2];
+    const T *column[4];
+    ptrdiff_t p = 0;
+
+    UNROLL for (int j = 0; j < 4; j++)
+        column[j] = b + (j < n ? j : n - 1) * b_col;
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int j = 0; j < 4; j++)
+            acc[r][j] = (VEC){0};
+    for (; p + LANES <= k; p += LANES) {
+        UNROLL for (int r = 0; r < rows; r++)
+            av[r] = LOAD(a + r * a_row + p);
+        UNROLL for (int j = 0; j < 4; j++) {
+            VEC x = LOAD(column[j] + p);
+            UNROLL for (int r = 0; r < rows; r++)
+                acc[r][j] += av[r] * x;
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        T sums[4];
+#if LANES == 1
+        UNROLL for (int j = 0; j < 4; j++)
+            sums[j] = acc[r][j];
+#else
+        VEC u = FOLD(acc[r][0], acc[r][1], 1), v = FOLD(acc[r][2], acc[r][3], 1);
+#if LANES == 2
+        STORE(sums, u);
+        STORE(sums + 2, v);
+#else
+        T lanes[LANES];
+        u = FOLD(u, v, 2);
+#if LANES > 8
+        u = FOLD(u, u, 8);
+#endif
+#if LANES > 4
+        u = FOLD(u, u, 4);
+#endif
+        STORE(lanes, u);
+        memcpy(sums, lanes, sizeof sums);
+#endif
+#endif
+        for (int j = 0; j < (n < 4 ? n : 4); j++) {
+            T s = sums[j];
+            for (ptrdiff_t q = p; q < k; q++)
+                s += a[r * a_row + q] * column[j][q];
+            c[r * c_row + j] = bias ? s + bias[j] : s;
+        }
+    }
+}
+
+static void NAME(dots)(
+    ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T *a, ptrdiff_t a_row, const T *b, ptrdiff_t b_col,
+    const T *bias, T *c, ptrdiff_t c_row)
+{
+    for (ptrdiff_t j = 0; j < n; j += 4)
+        for (ptrdiff_t r = 0; r < m; r += ROWS / 2) {
+            const T *rows = a + r * a_row, *columns = b + j * b_col, *shift = bias ? bias + j : NULL;
+            T *out = c + r * c_row + j;
+            switch (m - r < ROWS / 2 ? m - r : ROWS / 2) {
+            case 1: NAME(dot_tile)(1, n - j, k, rows, a_row, columns, b_col, shift, out, c_row); break;
+            case 2: NAME(dot_tile)(2, n - j, k, rows, a_row, columns, b_col, shift, out, c_row); break;
+#if ROWS >= 6
+            case 3: NAME(dot_tile)(3, n - j, k, rows, a_row, columns, b_col, shift, out, c_row); break;
+#endif
+#if ROWS >= 12
+            case 4: NAME(dot_tile)(4, n - j, k, rows, a_row, columns, b_col, shift, out, c_row); break;
+            case 5: NAME(dot_tile)(5, n - j, k, rows, a_row, columns, b_col, shift, out, c_row); break;
+            case 6: NAME(dot_tile)(6, n - j, k, rows, a_row, columns, b_col, shift, out, c_row); break;
+#endif
+            }
+        }
+}
+
+/* strips: for each of the tiles its rows of A, column after column: strip[p, r] = A[r0 + r, p].
+   Whole vectors are stored, in an order in which what one writes too much is overwritten later; behind the last strip there
+   is room. */
+static void NAME(gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, T *strips)
+{
+    for (ptrdiff_t t = 0, r0 = 0, rows; t < TILES(m); t++, r0 += rows) {
+        ptrdiff_t p = 0;
+        rows = TILE_ROWS(m, t);
+        T *strip = strips + r0 * k;
+        const T *from = a + r0 * a_row;
+        if (a_row == 1) {
+            if (r0 + (ROWS + LANES - 1) / LANES * LANES <= m)
+                for (; p < k; p++)
+                    UNROLL for (int r = 0; r < ROWS; r += LANES)
+                        STORE(strip + p * rows + r, LOAD(from + p * a_col + r));
+        }
+#if LANES > 1
+        else if (a_col == 1)
+            for (; p + LANES <= k; p += LANES)
+                for (ptrdiff_t r = (rows - 1) / LANES * LANES; r >= 0; r -= LANES) {
+                    VEC block[LANES];
+                    UNROLL for (int i = 0; i < LANES; i++)
+                        block[i] = LOAD(from + (r + i < rows ? r + i : rows - 1) * a_row + p);
+                    TRANSPOSE
+                    UNROLL for (int i = 0; i < LANES; i++)
+                        STORE(strip + (p + i) * rows + r, block[i]);
+                }
+#endif
+        for (; p < k; p++)
+            for (ptrdiff_t r = 0; r < rows; r++)
+                strip[p * rows + r] = from[r * a_row + p * a_col];
+    }
 }
 
 #undef VEC
@@ -141,3 +304,7 @@ static void NAME(pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, pt
 #undef HIGH
 #undef EACH
 #undef BUTTERFLY
+#undef TRANSPOSE
+#undef FOLD
+#undef TILES
+#undef TILE_ROWS

@@ -32,17 +32,16 @@ cdef inline double sum_of(const double* e, Py_ssize_t n) noexcept nogil:
     return (((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))) + rest
 
 
-cdef inline void add(double* total, double x) noexcept nogil:
-    # total[0] += x, with what rounding takes from it kept in total[1]
+cdef void add(double* total, double x) noexcept nogil:
     total[1] += rounding_of_sum(total[0], x)
     total[0] += x
 
 
 cdef simd_void softmax_tile(
-    const floating* logits, Py_ssize_t n, Py_ssize_t k,     # IN (n, k)
+    const floating* logits, Py_ssize_t ldz, Py_ssize_t n, Py_ssize_t k,     # IN (n, k)
     const Py_ssize_t* labels,                               # IN (n,) in [0, k)
     double scale,
-    floating* dlogits,                                      # OUT (n, k), may be logits
+    floating* dlogits, Py_ssize_t ldd,                      # OUT (n, k), may be logits
     double* total,                                          # IN OUT (2,)
 ) noexcept nogil:
     cdef double e[CHUNK]
@@ -62,7 +61,7 @@ cdef simd_void softmax_tile(
         m = min(rows, n - group * rows)
         # top = max(z), first where it stands;  margin = z[y] - top <= 0
         for r in range(m):
-            z = logits + r * k
+            z = logits + r * ldz
             s = z[0]
             first[r] = 0
             for j in range(1, k):
@@ -78,7 +77,7 @@ cdef simd_void softmax_tile(
             w = min(width, k - c)
             # e = exp(z - top)
             for r in range(m):
-                z = logits + r * k + c
+                z = logits + r * ldz + c
                 for j in range(w):
                     e[r * w + j] = z[j] - top[r]
             for j in range(m * w):
@@ -86,13 +85,13 @@ cdef simd_void softmax_tile(
             if floating is double:
                 # e^(t + low) = e^t (1 + low), with low what rounding took from t = z - top; the exponential magnifies it by t
                 for r in range(m):
-                    z = logits + r * k + c
+                    z = logits + r * ldz + c
                     for j in range(w):
                         s = e[r * w + j]
                         e[r * w + j] = s + s * rounding_of_sum(z[j], -top[r]) if s > 0 else s
             # others = sum of e but for the target's and the top's: beside that 1 small numbers would lose their digits
             for r in range(m):
-                d = dlogits + r * k + c
+                d = dlogits + r * ldd + c
                 for j in range(w):
                     d[j] = <floating>e[r * w + j]
                 y = first[r] - c
@@ -108,66 +107,86 @@ cdef simd_void softmax_tile(
             s = others[r] + at_target[r]
             losses[r] = log1p(s) - margin[r]
             # dz = scale * e / sum(e), and at the target scale * (e / sum(e) - 1) = -scale * (the others') / sum(e)
-            d = dlogits + r * k
+            d = dlogits + r * ldd
             factor = scale / (s + 1)
             for j in range(k):
                 d[j] = <floating>(d[j] * factor)
             y = labels[r]
             d[y] = <floating>(-factor * (others[r] if first[r] == y else others[r] + 1))
         add(total, sum_of(losses, m))
-        logits += m * k
-        dlogits += m * k
+        logits += m * ldz
+        dlogits += m * ldd
         labels += m
 
 
 cdef simd_void sigmoid_tile(
-    const floating* logits, const floating* targets, Py_ssize_t n,      # IN (n,)
+    const floating* logits, Py_ssize_t ldz, const floating* targets, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k,    # IN (n, k)
     double scale,
-    floating* dlogits,                                                  # OUT (n,), may be logits
-    double* total,                                                      # IN OUT (2,)
+    floating* dlogits, Py_ssize_t ldd,                      # OUT (n, k), may be logits
+    double* total,                                          # IN OUT (2,)
 ) noexcept nogil:
     cdef double losses[CHUNK]
     cdef double z, t, e, s
-    cdef Py_ssize_t chunk, i, m
+    cdef Py_ssize_t rows, width, group, r, m, c, w, j
 
-    for chunk in range((n + CHUNK - 1) // CHUNK):
-        m = min(CHUNK, n - chunk * CHUNK)
-        for i in range(m):
-            z = logits[i]
-            t = targets[i]
-            # e = exp(-|z|);  loss = max(z, 0) - z t + log(1 + e)
-            e = exp(-absolute(z))
-            losses[i] = ((0 if z < 0 else z) - z * t) + log1p_unit(e)
-            # dz = sigmoid(z) - t = (1 - t) sigmoid(z) - t sigmoid(-z), which cancels nothing
-            s = scale / (1 + e)
-            dlogits[i] = <floating>((1 - t) * (e * s if z < 0 else s) - t * (s if z < 0 else e * s))
-        add(total, sum_of(losses, m))
-        logits += m
-        targets += m
-        dlogits += m
+    if ldz == ldt == ldd == k:
+        k = n * k
+        n = 1
+    rows = max(1, CHUNK // k)
+    width = min(k, CHUNK)
+    for group in range((n + rows - 1) // rows):
+        m = min(rows, n - group * rows)
+        c = 0
+        while c < k:
+            w = min(width, k - c)
+            for r in range(m):
+                for j in range(w):
+                    z = logits[r * ldz + c + j]
+                    t = targets[r * ldt + c + j]
+                    # e = exp(-|z|);  loss = max(z, 0) - z t + log(1 + e)
+                    e = exp(-absolute(z))
+                    losses[r * w + j] = ((0 if z < 0 else z) - z * t) + log1p_unit(e)
+                    # dz = sigmoid(z) - t = (1 - t) sigmoid(z) - t sigmoid(-z), which cancels nothing
+                    s = scale / (1 + e)
+                    dlogits[r * ldd + c + j] = <floating>((1 - t) * (e * s if z < 0 else s) - t * (s if z < 0 else e * s))
+            add(total, sum_of(losses, m * w))
+            c += w
+        logits += m * ldz
+        targets += m * ldt
+        dlogits += m * ldd
 
 
 cdef simd_void squared_error_tile(
-    const floating* pred, const floating* target, Py_ssize_t n,         # IN (n,)
+    const floating* pred, Py_ssize_t ldp, const floating* target, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k,       # IN (n, k)
     double scale,
-    floating* dpred,                                                    # OUT (n,), may be pred
-    double* total,                                                      # IN OUT (2,)
+    floating* dpred, Py_ssize_t ldd,                        # OUT (n, k), may be pred
+    double* total,                                          # IN OUT (2,)
 ) noexcept nogil:
     cdef double losses[CHUNK]
     cdef double difference
-    cdef Py_ssize_t chunk, i, m
+    cdef Py_ssize_t rows, width, group, r, m, c, w, j
 
-    for chunk in range((n + CHUNK - 1) // CHUNK):
-        m = min(CHUNK, n - chunk * CHUNK)
-        # loss = (pred - target)^2;  dpred = 2 scale (pred - target)
-        for i in range(m):
-            difference = <double>pred[i] - target[i]
-            losses[i] = difference * difference
-            dpred[i] = <floating>(2 * scale * difference)
-        add(total, sum_of(losses, m))
-        pred += m
-        target += m
-        dpred += m
+    if ldp == ldt == ldd == k:
+        k = n * k
+        n = 1
+    rows = max(1, CHUNK // k)
+    width = min(k, CHUNK)
+    for group in range((n + rows - 1) // rows):
+        m = min(rows, n - group * rows)
+        c = 0
+        while c < k:
+            w = min(width, k - c)
+            # loss = (pred - target)^2;  dpred = 2 scale (pred - target)
+            for r in range(m):
+                for j in range(w):
+                    difference = <double>pred[r * ldp + c + j] - target[r * ldt + c + j]
+                    losses[r * w + j] = difference * difference
+                    dpred[r * ldd + c + j] = <floating>(2 * scale * difference)
+            add(total, sum_of(losses, m * w))
+            c += w
+        pred += m * ldp
+        target += m * ldt
+        dpred += m * ldd
 
 
 # ---- the entries for Python: the mean loss, and its gradient in the last argument
@@ -177,7 +196,7 @@ cdef inline bint same_shape(const floating[:, ::1] a, const floating[:, ::1] b) 
 
 
 def softmax(const floating[:, ::1] logits not None, const Py_ssize_t[::1] labels not None, floating[:, ::1] dlogits not None):
-    cdef Py_ssize_t n = logits.shape[0]
+    cdef Py_ssize_t n = logits.shape[0], k = logits.shape[1]
     cdef double[2] total = [0, 0]
     cdef Py_ssize_t i
     extents(
@@ -186,7 +205,7 @@ def softmax(const floating[:, ::1] logits not None, const Py_ssize_t[::1] labels
     for i in range(n):
         extents(0 <= labels[i] < logits.shape[1])
     with nogil:
-        softmax_tile(&logits[0, 0], n, logits.shape[1], &labels[0], 1.0 / n, &dlogits[0, 0], total)
+        softmax_tile(&logits[0, 0], k, n, k, &labels[0], 1.0 / n, &dlogits[0, 0], k, total)
     return compensated(total[0], total[1]) / n
 
 
@@ -197,7 +216,7 @@ def sigmoid(
     cdef double[2] total = [0, 0]
     extents(n > 0 and same_shape(logits, targets) and same_shape(logits, dlogits))
     with nogil:
-        sigmoid_tile(&logits[0, 0], &targets[0, 0], n, 1.0 / n, &dlogits[0, 0], total)
+        sigmoid_tile(&logits[0, 0], n, &targets[0, 0], n, 1, n, 1.0 / n, &dlogits[0, 0], n, total)
     return compensated(total[0], total[1]) / n
 
 
@@ -208,5 +227,5 @@ def squared_error(
     cdef double[2] total = [0, 0]
     extents(n > 0 and same_shape(pred, target) and same_shape(pred, dpred))
     with nogil:
-        squared_error_tile(&pred[0, 0], &target[0, 0], n, 1.0 / n, &dpred[0, 0], total)
+        squared_error_tile(&pred[0, 0], n, &target[0, 0], n, 1, n, 1.0 / n, &dpred[0, 0], n, total)
     return compensated(total[0], total[1]) / n

@@ -6,7 +6,8 @@ cdef enum:
     LANES = 16          # partial sums of squares
 
 cdef simd_void update_tile(
-    const floating* grad, Py_ssize_t n, floating lr, floating momentum, bint nesterov, floating weight_decay,
-    floating* velocity, floating* param) noexcept nogil
+    const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d,
+    floating lr, floating momentum, bint nesterov, floating weight_decay,
+    floating* velocity, floating* param, Py_ssize_t ldp) noexcept nogil
 
 cdef simd_void squares_tile(const floating* x, Py_ssize_t n, double* sums) noexcept nogil

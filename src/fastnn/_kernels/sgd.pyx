@@ -6,24 +6,36 @@ from fastnn._kernels.simd cimport extents, simd_void
 
 
 cdef simd_void update_tile(
-    const floating* grad,       # IN (n,)
-    Py_ssize_t n, floating lr, floating momentum, bint nesterov, floating weight_decay,
-    floating* velocity,         # IN OUT (n,), or NULL
-    floating* param,            # IN OUT (n,)
+    const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d,   # IN (n, d)
+    floating lr, floating momentum, bint nesterov, floating weight_decay,
+    floating* velocity,                                                 # IN OUT (n, d) with rows as far apart as param's, or NULL
+    floating* param, Py_ssize_t ldp,                                    # IN OUT (n, d)
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, j
     cdef floating g, v
 
+    if ldg == ldp == d:
+        d = n * d
+        n = 1
     # g = grad + weight_decay * param;  v = momentum * v + g;  param -= lr * (g + momentum * v if nesterov else v)
     for i in range(n):
-        g = grad[i]
-        if weight_decay != 0:
-            g = g + weight_decay * param[i]
-        if velocity != NULL:
-            v = momentum * velocity[i] + g
-            velocity[i] = v
-            g = g + momentum * v if nesterov else v
-        param[i] = param[i] - lr * g
+        if velocity == NULL:
+            for j in range(d):
+                g = grad[j]
+                if weight_decay != 0:
+                    g = g + weight_decay * param[j]
+                param[j] = param[j] - lr * g
+        else:
+            for j in range(d):
+                g = grad[j]
+                if weight_decay != 0:
+                    g = g + weight_decay * param[j]
+                v = momentum * velocity[j] + g
+                velocity[j] = v
+                param[j] = param[j] - lr * (g + momentum * v if nesterov else v)
+            velocity += ldp
+        grad += ldg
+        param += ldp
 
 
 cdef simd_void squares_tile(
@@ -51,7 +63,7 @@ def update(
     if velocity is not None:
         v = &velocity[0]
     with nogil:
-        update_tile(&grad[0], n, lr, momentum, nesterov, weight_decay, v, &param[0])
+        update_tile(&grad[0], n, 1, n, lr, momentum, nesterov, weight_decay, v, &param[0], n)
 
 
 def sum_of_squares(const floating[::1] x not None):

@@ -3,7 +3,7 @@
 A function gets the inputs and the outputs, allocates its scratch once, and returns a call without arguments that
 does the work. What NumPy is good at is used: column and row sums are products with a vector, sums of products are
 ``einsum``, the sigmoid is a ``tanh``, and softplus and elu take ``exp`` and ``log``, which have vector code on more
-machines than ``expm1`` and ``log1p``.
+machines than ``expm1`` and ``log1p``. `bench.peers.careful` trains with them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.textbook import hidden, output, predict
 from fastnn.reference import Array
 
 Call = Callable[[], Any]
@@ -294,79 +293,3 @@ def sgd_update(param: Array, grad: Array, velocity: Array, *, lr: float, momentu
         np.subtract(param, scratch, out=param)
 
     return call
-
-
-class Network:
-    """The network of `bench.textbook.Network`, planned once: a training step is a list of calls on buffers that stay.
-
-    All parameters lie in one array, and so do gradients and velocities, hence one update for the whole network.
-    """
-
-    def __init__(self, state: dict[str, Array], batch: int, *, lr: float, momentum: float) -> None:
-        names = [name for name in state if "running" not in name]
-        param = np.concatenate([state[name].ravel() for name in names])
-        self.state = {name: a.copy() for name, a in state.items()} | _views(param, state, names)
-        grad, velocity = np.empty_like(param), np.zeros_like(param)
-        s, g = self.state, _views(grad, state, names)
-
-        def rows(width: int) -> Array:
-            return np.empty((batch, width), param.dtype)
-
-        def matmul(a: Array, b: Array, out: Array) -> Call:
-            return lambda: np.matmul(a, b, out=out)
-
-        last = output(s)
-        self._x, self._y = rows(len(s["0.weight"])), np.empty(batch, np.intp)
-        forward: list[Call] = []
-        backward: list[Call] = []
-        h, dh = self._x, None
-        for i in hidden(s):
-            weight, gamma, beta = s[f"{i}.weight"], s[f"{i + 1}.gamma"], s[f"{i + 1}.beta"]
-            mean, rstd = np.empty_like(gamma), np.empty_like(gamma)
-            z, out, dout = (rows(len(gamma)) for _ in range(3))
-            running = s[f"{i + 1}.running_mean"], s[f"{i + 1}.running_var"]
-            forward += [
-                matmul(h, weight, z),
-                batchnorm_forward(z, gamma, beta, *running, out=out, mean=mean, rstd=rstd),
-                activation_forward(out, "relu", out=out),
-            ]
-            # written in the order of the forward pass, run in the opposite one; dz takes the place of z
-            backward += [
-                dense_backward(z, h, weight, dx=dh, dweight=g[f"{i}.weight"]),
-                batchnorm_backward(
-                    dout, z, gamma, mean, rstd, dx=z, dgamma=g[f"{i + 1}.gamma"], dbeta=g[f"{i + 1}.beta"]
-                ),
-                activation_backward(dout, out, "relu", dx=dout),
-            ]
-            h, dh = out, dout
-        weight, bias = s[f"{last}.weight"], s[f"{last}.bias"]
-        logits, dlogits = rows(len(bias)), rows(len(bias))
-        forward.append(dense_forward(h, weight, bias, out=logits))
-        backward.append(
-            dense_backward(dlogits, h, weight, dx=dh, dweight=g[f"{last}.weight"], dbias=g[f"{last}.bias"])
-        )
-        self._forward, self._backward = forward, backward[::-1]
-        self._loss = softmax_cross_entropy(logits, self._y, dlogits=dlogits)
-        self._update = sgd_update(param, grad, velocity, lr=lr, momentum=momentum)
-
-    def train_step(self, x: Array, y: Array, rows: Array) -> float:
-        """One update from the given rows of the data, as many as the plan was made for; the loss before it."""
-        np.take(x, rows, axis=0, out=self._x, mode="clip")
-        np.take(y, rows, out=self._y, mode="clip")
-        for call in self._forward:
-            call()
-        loss, _ = self._loss()
-        for call in self._backward:
-            call()
-        self._update()
-        return float(loss)
-
-    def predict(self, x: Array) -> Array:
-        return predict(self.state, x)
-
-
-def _views(flat: Array, like: dict[str, Array], names: list[str]) -> dict[str, Array]:
-    """Consecutive parts of `flat`, one for each name, in the shape of its array."""
-    ends = np.cumsum([like[name].size for name in names])
-    parts = np.split(flat, ends[:-1])
-    return {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}

@@ -1,6 +1,6 @@
 """The kernels as a textbook writes them: whole-array expressions, a new array for every intermediate result.
 
-The functions of `fastnn.reference` with the dtype of the data kept throughout, and the training loop built from them.
+The functions of `fastnn.reference` with the dtype of the data kept throughout. `bench.peers.textbook` trains with them.
 """
 
 from __future__ import annotations
@@ -109,65 +109,3 @@ def mean_squared_error(pred: Array, target: Array) -> tuple[float, Array]:
 def sgd_update(param: Array, grad: Array, velocity: Array, *, lr: float, momentum: float) -> None:
     velocity[...] = momentum * velocity + grad
     param -= lr * velocity
-
-
-class Network:
-    """Blocks of dense, batch norm and ReLU, then a dense layer with bias and softmax, trained by SGD with momentum.
-
-    `state` is the ``state_dict`` of the same network in fastnn: layers 3 b, 3 b + 1 and 3 b + 2 are block b.
-    """
-
-    def __init__(self, state: dict[str, Array], *, lr: float, momentum: float) -> None:
-        self.state = {name: a.copy() for name, a in state.items()}
-        self.velocity = {name: np.zeros_like(a) for name, a in state.items() if "running" not in name}
-        self.lr, self.momentum = lr, momentum
-
-    def train_step(self, x: Array, y: Array, rows: Array) -> float:
-        """One update from the given rows of the data; the loss before it."""
-        s, blocks, last = self.state, hidden(self.state), output(self.state)
-        saved, grads = {}, {}
-        h = x[rows]
-        for i in blocks:
-            z = h @ s[f"{i}.weight"]
-            out, mean, rstd = batchnorm_forward(
-                z, *(s[f"{i + 1}.{name}"] for name in ("gamma", "beta", "running_mean", "running_var"))
-            )
-            saved[i] = h, z, mean, rstd
-            h = activation_forward(out, "relu")
-        loss, dout = softmax_cross_entropy(dense_forward(h, s[f"{last}.weight"], s[f"{last}.bias"]), y[rows])
-        dh, grads[f"{last}.weight"], grads[f"{last}.bias"] = dense_backward(dout, h, s[f"{last}.weight"])
-        for i in reversed(blocks):
-            dout = activation_backward(dh, h, "relu")
-            h, z, mean, rstd = saved[i]
-            dz, grads[f"{i + 1}.gamma"], grads[f"{i + 1}.beta"] = batchnorm_backward(
-                dout, z, s[f"{i + 1}.gamma"], mean, rstd
-            )
-            grads[f"{i}.weight"] = h.T @ dz
-            if i:
-                dh = dz @ s[f"{i}.weight"].T
-        for name, grad in grads.items():
-            sgd_update(s[name], grad, self.velocity[name], lr=self.lr, momentum=self.momentum)
-        return loss
-
-    def predict(self, x: Array) -> Array:
-        return predict(self.state, x)
-
-
-def predict(state: dict[str, Array], x: Array) -> Array:
-    """The class of each row, from the running statistics."""
-    for i in hidden(state):
-        names = ("gamma", "beta", "running_mean", "running_var")
-        out = batchnorm_inference(x @ state[f"{i}.weight"], *(state[f"{i + 1}.{name}"] for name in names))
-        x = activation_forward(out, "relu")
-    last = output(state)
-    return dense_forward(x, state[f"{last}.weight"], state[f"{last}.bias"]).argmax(axis=1)
-
-
-def hidden(state: dict[str, Array]) -> range:
-    """The indices of the dense layers that begin a block."""
-    return range(0, output(state), 3)
-
-
-def output(state: dict[str, Array]) -> int:
-    """The index of the last layer."""
-    return max(int(name.split(".")[0]) for name in state)

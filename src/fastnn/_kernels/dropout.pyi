@@ -1,0 +1,3 @@
+from typing import Any
+
+def mask(key: int, step: int, layer: int, p: float, row: int, column: int, out: Any) -> None: ...

@@ -1,0 +1,683 @@
+"""Training and inference of a whole network without the GIL.
+
+A network is a plan: rows of numbers, one for each operation and one for each block. A block is a dense layer and the
+operations up to the next one; what stands before the first dense layer is a block without one. Everything in a block but
+its product is local to a feature, so that its forward pass runs panel by panel of features: product, batch norm and
+activation while the panel is in the cache. The backward pass of a dense layer runs by panels of its inputs, which are
+features of the block below: the gradient of the panel, back through the operations of that block, and then the gradient of
+the panel's rows of the weight, used up by the update block by block. A panel's results do not depend on where it begins
+or ends, so the panels may suit the number of threads without changing a bit.
+
+A step is a sequence of phases, each a number of tiles for the team: gather the rows, forward by block, loss by rows,
+backward by block.
+"""
+
+from cython cimport floating
+from libc.math cimport isfinite, sqrt
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastnn._kernels.activation cimport backward_tile as activation_backward, forward_tile as activation_forward
+from fastnn._kernels.batchnorm cimport (
+    COLUMNS, backward_tile as batchnorm_backward, forward_tile as batchnorm_forward, inference_tile as batchnorm_inference,
+)
+from fastnn._kernels.dense cimport column_sums
+from fastnn._kernels.dropout cimport mask_tile, scale_tile
+from fastnn._kernels.elementary cimport compensated
+from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, vector_size
+from fastnn._kernels.loss cimport add, sigmoid_tile, softmax_tile, squared_error_tile
+from fastnn._kernels.rows cimport Source, describe, take_label, take_row
+from fastnn._kernels.sgd cimport LANES, squares_tile, update_tile
+from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.team cimport join, leave, run, seconds
+
+cdef enum:
+    DENSE, BATCHNORM, ACTIVATION, DROPOUT
+    SOFTMAX, SIGMOID, SQUARED_ERROR
+    GATHER, FORWARD, LOSS, TOP, BACKWARD, UPDATE, INFER
+    # how a run ended
+    DONE, OUT_OF_TIME, NOT_FINITE_X, BAD_LABEL, NOT_FINITE_Y, NOT_FINITE_LOSS, NOT_FINITE_GRADIENT, NOT_FINITE_STATE
+
+    L2_BYTES = 131072           # of a panel of activations, which several operations pass over
+    WEIGHT_BYTES = 262144       # of the weights of a panel that is read and updated, where the batch is small
+    LOSS_NUMBERS = 8192         # logits of one tile
+    FLAT = 65536                # numbers of one tile of a flat update
+    SNAPSHOT_STEPS = 256        # between two copies of the state to go back to
+
+cdef struct Op:
+    int64_t kind, width, n_in, x, ldx, y, ldy, first, second, ldp, running_mean, running_var, mean, rstd, mask, activation, layer
+    double eps, momentum, p
+
+cdef struct Block:
+    int64_t begin, end, dense, width, d, ldd, has_gradient
+
+cdef struct Run:
+    # the plan
+    const Op* ops
+    const Block* blocks
+    Py_ssize_t n_blocks, n_in, n_out
+    int loss_kind
+    char* memory                # buffers; where the plan has an offset, it is from here
+    int64_t labels, targets, ldt, partials
+    # the state and what goes beside it: these are differences in bytes from a parameter
+    char* parameters
+    Py_ssize_t n_weights, n_parameters
+    Py_ssize_t to_velocity, to_gradient
+    bint has_velocity, fused, updates, moves_statistics
+    # a copy of it all to go back to: parameters, statistics, velocity
+    char* statistics
+    Py_ssize_t n_statistics
+    char* snapshot
+    # the data
+    Source x, y
+    const Py_ssize_t* order
+    Py_ssize_t start, n, capacity
+    # the optimiser
+    double lr, momentum, weight_decay, clip_norm
+    bint nesterov
+    # the dropout
+    uint64_t key, step
+    # the phase
+    int phase
+    Py_ssize_t block, panel, n_threads
+    double scale
+    int64_t* bad                # for each gathered row, what is wrong with it
+    # inference
+    char* out
+    Py_ssize_t chunk, slot
+    # where the time goes: for each thread four places for each operation, then gather and loss; NULL unless asked for
+    double* profile
+    Py_ssize_t n_places
+
+
+cdef inline Py_ssize_t divide_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline floating* at(const floating* any, const Run* r, int64_t offset) noexcept nogil:
+    return <floating*>(r.memory + offset)
+
+
+cdef inline double clock(const Run* r) noexcept nogil:
+    return seconds() if r.profile != NULL else 0
+
+
+cdef inline void spent(Run* r, Py_ssize_t worker, Py_ssize_t place, double since) noexcept nogil:
+    if r.profile != NULL:
+        r.profile[worker * r.n_places + place] += seconds() - since
+
+
+cdef Py_ssize_t panel_width(const floating* any, const Run* r, Py_ssize_t total, Py_ssize_t row_bytes) noexcept nogil:
+    # features of a tile. Their activations stay in the second-level cache, and so do the weights that a tile reads twice; with
+    # several threads there is more than one tile for each, if it is worth it.
+    cdef Py_ssize_t unit = 2 * vector_size(any), size = sizeof(floating)
+    cdef Py_ssize_t width = max(L2_BYTES // (r.n * size), 2 * unit)
+    if row_bytes and r.n < 64:
+        width = min(width, max(WEIGHT_BYTES // row_bytes, 2 * unit))
+    elif r.n >= 64:
+        width = max(width, 8 * unit)
+    if r.n_threads > 1:
+        width = min(width, max(divide_up(total, 2 * r.n_threads), 2 * unit))
+    width = divide_up(total, divide_up(total, width))
+    return divide_up(width, unit) * unit
+
+
+# ---------------------------------------------------------------------------------------------------------- one tile
+
+cdef void gather(const floating* any, Run* r, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    # rows first to last of the batch, and what they should give
+    cdef const Op* op = r.ops
+    cdef Py_ssize_t i, row, column
+    cdef int64_t label
+    for i in range(first, last):
+        row = r.order[r.start + i] if r.order != NULL else r.start + i
+        column = take_row(&r.x, row, r.n_in, at(any, r, op.x) + i * op.ldx)
+        r.bad[2 * i] = column
+        r.bad[2 * i + 1] = -1
+        if r.y.base == NULL:
+            continue
+        if r.loss_kind == SOFTMAX:
+            label = take_label(&r.y, row)
+            if <uint64_t>label >= <uint64_t>r.n_out:
+                r.bad[2 * i + 1] = 0
+                label = 0
+            (<Py_ssize_t*>(r.memory + r.labels))[i] = label
+        else:
+            r.bad[2 * i + 1] = take_row(&r.y, row, r.n_out, at(any, r, r.targets) + i * r.ldt)
+
+
+cdef void forward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t j, Py_ssize_t end) noexcept nogil:
+    # columns j to end of the block
+    cdef const Block* block = &r.blocks[r.block]
+    cdef const Op* op
+    cdef Py_ssize_t o, q, k, d
+    cdef floating* x
+    cdef floating* y
+    cdef floating* running_mean
+    cdef floating* running_var
+    cdef double since
+    for o in range(block.begin, block.end):
+        op = &r.ops[o]
+        since = clock(r)
+        y = at(any, r, op.y) + j
+        x = at(any, r, op.x) + (0 if op.kind == DENSE else j)
+        d = min(end, op.width) - j
+        if op.kind == DENSE:
+            # the columns that fill up a row are zero and stay so
+            gemm(r.n, min(end, op.ldp) - j, op.n_in, x, op.ldx, 1, <floating*>op.first + j, op.ldp, 1,
+                 <floating*>op.second + j if op.second else NULL, y, op.ldy)
+        elif op.kind == BATCHNORM:
+            for q in range(divide_up(d, COLUMNS)):
+                k = q * COLUMNS
+                running_mean = <floating*>op.running_mean + j + k if r.moves_statistics else NULL
+                running_var = <floating*>op.running_var + j + k if r.moves_statistics else NULL
+                batchnorm_forward(
+                    x + k, r.n, min(d - k, COLUMNS), op.ldx, <floating*>op.first + j + k, <floating*>op.second + j + k, op.eps,
+                    op.momentum, running_mean, running_var, y + k, op.ldy,
+                    <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k)
+        elif op.kind == ACTIVATION:
+            if d > 0:
+                activation_forward(x, op.ldx, r.n, d, <int>op.activation, y, op.ldy)
+        elif d > 0:
+            mask_tile(r.key, r.step, <uint32_t>op.layer, op.p, 0, r.n, j, d, at(any, r, op.mask) + j, op.ldy)
+            scale_tile(x, op.ldx, at(any, r, op.mask) + j, op.ldy, r.n, d, y, op.ldy)
+        spent(r, worker, 4 * o, since)
+
+
+cdef void loss(const floating* any, Run* r, Py_ssize_t tile, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    # rows first to last; their sum goes to the place of the tile
+    cdef const Block* block = &r.blocks[r.n_blocks - 1]
+    cdef const Op* op = &r.ops[block.end - 1]
+    cdef double* total = <double*>(r.memory + r.partials) + 2 * tile
+    cdef floating* z = at(any, r, op.y) + first * op.ldy
+    cdef floating* d = at(any, r, block.d) + first * block.ldd
+    cdef floating* t = at(any, r, r.targets) + first * r.ldt
+    total[0] = total[1] = 0
+    if r.loss_kind == SOFTMAX:
+        softmax_tile(z, op.ldy, last - first, r.n_out, <Py_ssize_t*>(r.memory + r.labels) + first, r.scale, d, block.ldd, total)
+    elif r.loss_kind == SIGMOID:
+        sigmoid_tile(z, op.ldy, t, r.ldt, last - first, r.n_out, r.scale, d, block.ldd, total)
+    else:
+        squared_error_tile(z, op.ldy, t, r.ldt, last - first, r.n_out, r.scale, d, block.ldd, total)
+
+
+cdef void step_down(
+    const floating* any, Run* r, const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d, bint decays,
+    floating* param, Py_ssize_t ldp,
+) noexcept nogil:
+    # the update of a block of parameters by its gradient
+    cdef floating* velocity = <floating*>(<char*>param + r.to_velocity) if r.has_velocity else NULL
+    update_tile(grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov, <floating>(r.weight_decay if decays else 0),
+                velocity, param, ldp)
+
+
+cdef void backward_ops(const floating* any, Run* r, Py_ssize_t worker, const Block* block, Py_ssize_t j, Py_ssize_t end) noexcept nogil:
+    # the gradient of columns j to end, back to the block's product; and of what the operations have for each column
+    cdef floating row[2 * COLUMNS]
+    cdef floating* dgamma
+    cdef floating* dbeta
+    cdef floating* d = at(any, r, block.d) + j
+    cdef const Op* op
+    cdef Py_ssize_t o, k, q, w
+    cdef double since
+    for o in range(block.end - 1, block.begin - 1, -1):
+        op = &r.ops[o]
+        since = clock(r)
+        w = min(end, op.width) - j
+        if w <= 0:
+            continue
+        if op.kind == ACTIVATION:
+            activation_backward(d, block.ldd, at(any, r, op.y) + j, op.ldy, r.n, w, <int>op.activation, d, block.ldd)
+        elif op.kind == DROPOUT:
+            scale_tile(d, block.ldd, at(any, r, op.mask) + j, op.ldy, r.n, w, d, block.ldd)
+        else:
+            # a bias or gamma and beta: their gradients are used up at once, unless they are wanted
+            for q in range(divide_up(w, COLUMNS)):
+                k = q * COLUMNS
+                dgamma = row
+                dbeta = row + COLUMNS
+                if not r.fused:
+                    dgamma = <floating*>(<char*>op.first + r.to_gradient) + j + k
+                    dbeta = <floating*>(<char*>op.second + r.to_gradient) + j + k
+                if op.kind == BATCHNORM:
+                    batchnorm_backward(
+                        d + k, block.ldd, at(any, r, op.x) + j + k, r.n, min(w - k, COLUMNS), op.ldx, <floating*>op.first + j + k,
+                        <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k,
+                        d + k, block.ldd, dgamma, dbeta)
+                elif op.second:
+                    column_sums(d + k, r.n, min(w - k, COLUMNS), block.ldd, dbeta)
+                if r.fused and op.kind == BATCHNORM:
+                    step_down(any, r, dgamma, COLUMNS, 1, min(w - k, COLUMNS), False, <floating*>op.first + j + k, COLUMNS)
+                if r.fused and op.second:
+                    step_down(any, r, dbeta, COLUMNS, 1, min(w - k, COLUMNS), False, <floating*>op.second + j + k, COLUMNS)
+        spent(r, worker, 4 * o + 1, since)
+
+
+cdef void backward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t i, Py_ssize_t end) noexcept nogil:
+    # rows i to end of the weight of the block, which are features of the block below
+    cdef const Block* block = &r.blocks[r.block]
+    cdef const Block* below = block - 1
+    cdef const Op* op = &r.ops[block.begin]
+    cdef floating* d = at(any, r, block.d)
+    cdef floating* weight = <floating*>op.first + i * op.ldp
+    cdef floating* grad = <floating*>block_memory()
+    cdef Py_ssize_t rows, columns, first, q, j, w, size = sizeof(floating)
+    cdef double since = clock(r)
+
+    end = min(end, op.n_in)
+    if r.block > 0 and below.has_gradient:
+        # dx = dz weight^T
+        gemm(r.n, end - i, op.width, d, block.ldd, 1, weight, 1, op.ldp, <floating*>NULL, at(any, r, below.d) + i, below.ldd)
+        spent(r, worker, 4 * block.begin + 1, since)
+        backward_ops(any, r, worker, below, i, end)
+    # dweight = x^T dz, by blocks that stay in the cache until they have been used up
+    if not r.fused:
+        since = clock(r)
+        gemm(end - i, op.ldp, r.n, at(any, r, op.x) + i, 1, op.ldx, d, block.ldd, 1, <floating*>NULL,
+             <floating*>(<char*>weight + r.to_gradient), op.ldp)
+        spent(r, worker, 4 * block.begin + 2, since)
+        return
+    columns = min(op.ldp, 256)
+    rows = BLOCK_BYTES // size // columns
+    first = i
+    while first < end:
+        w = min(rows, end - first)
+        for q in range(divide_up(op.ldp, columns)):
+            j = q * columns
+            since = clock(r)
+            gemm(w, min(columns, op.ldp - j), r.n, at(any, r, op.x) + first, 1, op.ldx, d + j, block.ldd, 1, <floating*>NULL,
+                 grad, min(columns, op.ldp - j))
+            spent(r, worker, 4 * block.begin + 2, since)
+            since = clock(r)
+            step_down(any, r, grad, min(columns, op.ldp - j), w, min(columns, op.ldp - j), True,
+                      <floating*>op.first + first * op.ldp + j, op.ldp)
+            spent(r, worker, 4 * block.begin + 3, since)
+        first += w
+
+
+cdef void update_flat(const floating* any, Run* r, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    # numbers first to last of the flat parameters; weights come first
+    cdef floating* p = <floating*>r.parameters
+    cdef floating* g = <floating*>(r.parameters + r.to_gradient)
+    cdef Py_ssize_t split = min(max(r.n_weights, first), last)
+    if split > first:
+        step_down(any, r, g + first, FLAT, 1, split - first, True, p + first, FLAT)
+    if last > split:
+        step_down(any, r, g + split, FLAT, 1, last - split, False, p + split, FLAT)
+
+
+cdef void infer(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    # the outputs of rows first to last in evaluation mode; the buffers are the thread's own
+    cdef const Op* op
+    cdef char* memory = r.memory + worker * r.slot
+    cdef floating* x = <floating*>memory
+    cdef floating* y
+    cdef Py_ssize_t n = last - first, ldx = r.ops[0].ldx, b, i, o, q, j, k = 0
+    for i in range(n):
+        take_row(&r.x, first + i, r.n_in, x + i * ldx)
+    for b in range(r.n_blocks):
+        for o in range(r.blocks[b].begin, r.blocks[b].end):
+            op = &r.ops[o]
+            if op.kind == DENSE:
+                k = 1 - k
+                y = <floating*>(memory + k * (r.slot // 2))
+                gemm(n, op.ldp, op.n_in, x, ldx, 1, <floating*>op.first, op.ldp, 1, <floating*>op.second, y, op.ldp)
+                x = y
+                ldx = op.ldp
+            elif op.kind == BATCHNORM:
+                for q in range(divide_up(op.width, COLUMNS)):
+                    j = q * COLUMNS
+                    batchnorm_inference(
+                        x + j, n, min(op.width - j, COLUMNS), ldx, <floating*>op.first + j, <floating*>op.second + j,
+                        <floating*>op.running_mean + j, <floating*>op.running_var + j, op.eps, x + j, ldx)
+            elif op.kind == ACTIVATION:
+                activation_forward(x, ldx, n, op.width, <int>op.activation, x, ldx)
+    for i in range(n):
+        memcpy(r.out + (first + i) * r.n_out * <Py_ssize_t>sizeof(floating), x + i * ldx, r.n_out * sizeof(floating))
+
+
+cdef void tile(const floating* any, Run* r, Py_ssize_t t, Py_ssize_t worker) noexcept nogil:
+    cdef Py_ssize_t first = t * r.panel, last = first + r.panel
+    cdef double since = clock(r)
+    if r.phase == GATHER:
+        gather(any, r, first, min(last, r.n))
+        spent(r, worker, r.n_places - 2, since)
+    elif r.phase == FORWARD:
+        forward(any, r, worker, first, last)
+    elif r.phase == LOSS:
+        loss(any, r, t, first, min(last, r.n))
+        spent(r, worker, r.n_places - 1, since)
+    elif r.phase == TOP:
+        backward_ops(any, r, worker, &r.blocks[r.n_blocks - 1], first, last)
+    elif r.phase == BACKWARD:
+        backward(any, r, worker, first, last)
+    elif r.phase == UPDATE:
+        update_flat(any, r, first, min(last, r.n_parameters))
+    else:
+        infer(any, r, worker, first, min(last, r.n))
+
+
+cdef void tile_f32(void* r, Py_ssize_t t, Py_ssize_t worker) noexcept nogil:
+    tile(<float*>NULL, <Run*>r, t, worker)
+
+
+cdef void tile_f64(void* r, Py_ssize_t t, Py_ssize_t worker) noexcept nogil:
+    tile(<double*>NULL, <Run*>r, t, worker)
+
+
+# ---------------------------------------------------------------------------------------------------------- one step
+
+cdef void phase(const floating* any, Run* r, int which, Py_ssize_t total, Py_ssize_t panel) noexcept nogil:
+    r.phase = which
+    r.panel = panel
+    run(tile_f32 if floating is float else tile_f64, r, divide_up(total, panel), r.n_threads)
+
+
+cdef double gradient_norm(const floating* any, const Run* r) noexcept nogil:
+    # Euclidean, of all parameters; infinite or NaN only if an entry is
+    cdef const floating* g = <floating*>(r.parameters + r.to_gradient)
+    cdef double sums[LANES]
+    cdef double total = 0, largest = 0, x
+    cdef Py_ssize_t i
+    for i in range(LANES):
+        sums[i] = 0
+    squares_tile(g, r.n_parameters, sums)
+    for i in range(LANES):
+        total += sums[i]
+    if isfinite(total):
+        return sqrt(total)
+    # the squares were too large, or an entry is not finite
+    for i in range(r.n_parameters):
+        x = g[i] if g[i] > 0 else -g[i]
+        if not x <= largest:
+            largest = x
+            if x != x:
+                return x
+    if not isfinite(largest):
+        return largest
+    total = 0
+    for i in range(r.n_parameters):
+        total += (g[i] / largest) * (g[i] / largest)
+    return largest * sqrt(total)
+
+
+cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad) noexcept nogil:
+    # one batch: rows start to start + n
+    cdef Py_ssize_t b, i, tiles, rows
+    cdef double norm
+    cdef double[2] total = [0, 0]
+    cdef floating* g
+    cdef const Block* last = &r.blocks[r.n_blocks - 1]
+    cdef floating shrink
+
+    phase(any, r, GATHER, r.n, max(divide_up(r.n, 4 * r.n_threads), divide_up(FLAT // 4, r.n_in)))
+    for i in range(r.n):
+        if r.bad[2 * i] >= 0 or r.bad[2 * i + 1] >= 0:
+            bad[0] = i
+            bad[1] = r.bad[2 * i] if r.bad[2 * i] >= 0 else r.bad[2 * i + 1]
+            return NOT_FINITE_X if r.bad[2 * i] >= 0 else BAD_LABEL if r.loss_kind == SOFTMAX else NOT_FINITE_Y
+    for b in range(r.n_blocks):
+        r.block = b
+        phase(any, r, FORWARD, r.blocks[b].width, panel_width(any, r, r.blocks[b].width, 0))
+    if r.y.base == NULL:
+        return DONE
+
+    # the tiles of the loss depend on the shape alone: their sums are rounded
+    rows = max(1, LOSS_NUMBERS // r.n_out)
+    r.scale = 1.0 / r.n if r.loss_kind == SOFTMAX else 1.0 / (<double>r.n * r.n_out)
+    phase(any, r, LOSS, r.n, rows)
+    for i in range(divide_up(r.n, rows)):
+        add(total, (<double*>(r.memory + r.partials))[2 * i])
+        total[1] += (<double*>(r.memory + r.partials))[2 * i + 1]
+    loss_of_step[0] = compensated(total[0], total[1]) / (r.n if r.loss_kind == SOFTMAX else <double>r.n * r.n_out)
+    if r.updates and not isfinite(loss_of_step[0]):
+        return NOT_FINITE_LOSS
+
+    phase(any, r, TOP, last.width, panel_width(any, r, last.width, 0))
+    for b in range(r.n_blocks - 1, -1, -1):
+        if r.blocks[b].dense:
+            r.block = b
+            phase(any, r, BACKWARD, r.ops[r.blocks[b].begin].n_in,
+                  panel_width(any, r, r.ops[r.blocks[b].begin].n_in, r.ops[r.blocks[b].begin].ldp * sizeof(floating)))
+    if r.updates and not r.fused:
+        norm = gradient_norm(any, r)
+        if not isfinite(norm):
+            return NOT_FINITE_GRADIENT
+        if r.clip_norm > 0 and norm > r.clip_norm:
+            g = <floating*>(r.parameters + r.to_gradient)
+            shrink = <floating>(r.clip_norm / norm)
+            for i in range(r.n_parameters):
+                g[i] = g[i] * shrink
+        phase(any, r, UPDATE, r.n_parameters, FLAT)
+    return DONE
+
+
+# ------------------------------------------------------------------------------------------------- many steps, and back
+
+cdef simd_void look(const floating* x, Py_ssize_t n, int* bad) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int found = 0
+    # x - x is 0 but for infinities and NaN
+    for i in range(n):
+        found |= not (x[i] - x[i] == 0)
+    bad[0] |= found
+
+
+cdef bint is_finite(const floating* any, const Run* r) noexcept nogil:
+    cdef int bad = 0
+    look(<floating*>r.parameters, r.n_parameters, &bad)
+    look(<floating*>r.statistics, r.n_statistics, &bad)
+    if r.has_velocity:
+        look(<floating*>(r.parameters + r.to_velocity), r.n_parameters, &bad)
+    return not bad
+
+
+cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogil:
+    cdef char* places[3]
+    cdef Py_ssize_t sizes[3]
+    cdef char* snapshot = r.snapshot
+    cdef int i
+    places[:] = [r.parameters, r.statistics, r.parameters + r.to_velocity]
+    sizes[:] = [r.n_parameters, r.n_statistics, r.n_parameters if r.has_velocity else 0]
+    for i in range(3):
+        memcpy(places[i] if back else snapshot, snapshot if back else places[i], sizes[i] * sizeof(floating))
+        snapshot += sizes[i] * <Py_ssize_t>sizeof(floating)
+
+
+# How many threads a run should have is measured while it trains: some steps with one, some with all, turn and turn about; then
+# a longer while with what was faster, and again. Results do not depend on it.
+cdef enum:
+    TURNS = 6               # of a comparison, even ones with one thread
+    STAY = 24               # turns with the faster one
+
+cdef struct Tuner:
+    double turn             # of TURNS + STAY
+    double left             # steps left of it
+    double steps            # of a turn
+    double one, many        # seconds that the turns of the comparison took
+
+cdef double TURN = 1e-3     # seconds that a turn should take at least
+
+
+cdef Py_ssize_t threads_now(const Tuner* t, Py_ssize_t most) noexcept nogil:
+    if t.turn < TURNS:
+        return 1 if <int>t.turn % 2 == 0 else most
+    return 1 if t.one <= t.many else most
+
+
+cdef void tune(Tuner* t, double taken) noexcept nogil:
+    # a step took so long
+    if t.turn < TURNS:
+        if <int>t.turn % 2 == 0:
+            t.one += taken
+        else:
+            t.many += taken
+    t.left -= 1
+    if t.left > 0:
+        return
+    t.turn += 1
+    if t.turn >= TURNS + STAY:
+        t.turn = t.one = t.many = 0
+        t.steps = max(1, TURN / max(taken, 1e-7))
+    t.left = t.steps
+
+
+cdef enum:
+    # numbers that outlive a call: the place in the epoch, and that of the snapshot
+    POSITION, SNAPSHOT
+
+cdef enum:
+    # and sums: the loss so far as a pair, the same at the snapshot; and the loss of the last step
+    TOTAL, TOTAL_LOST, SNAPSHOT_TOTAL, SNAPSHOT_LOST, LAST
+
+
+cdef int train_steps(
+    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, Py_ssize_t n_threads, Tuner* tuner, bint careful,
+    double patience, Py_ssize_t* progress, double* sums, Py_ssize_t* bad,
+) noexcept nogil:
+    cdef uint64_t first_step = r.step
+    cdef double now = seconds(), since, deadline = now + patience
+    cdef Py_ssize_t position = progress[POSITION]
+    cdef int status = DONE
+    while position < n_steps:
+        if r.updates and (careful or position == 0 or position - progress[SNAPSHOT] >= SNAPSHOT_STEPS):
+            if position > 0 and not careful and not is_finite(any, r):
+                status = NOT_FINITE_STATE
+                break
+            copy_state(any, r, False)
+            progress[SNAPSHOT] = position
+            sums[SNAPSHOT_TOTAL] = sums[TOTAL]
+            sums[SNAPSHOT_LOST] = sums[TOTAL_LOST]
+        r.start = starts[position]
+        r.n = starts[position + 1] - r.start
+        r.step = first_step + position
+        r.n_threads = threads_now(tuner, n_threads) if tuner != NULL else n_threads
+        status = step(any, r, &sums[LAST], bad)
+        if status == DONE and careful and not is_finite(any, r):
+            status = NOT_FINITE_STATE
+        if status != DONE:
+            if careful:
+                copy_state(any, r, True)
+            elif r.updates and not is_finite(any, r):
+                status = NOT_FINITE_STATE
+            break
+        add(&sums[TOTAL], sums[LAST] * r.n)
+        position += 1
+        progress[POSITION] = position
+        since = now
+        now = seconds()
+        if tuner != NULL:
+            tune(tuner, now - since)
+        if now > deadline and position < n_steps:
+            status = OUT_OF_TIME
+            break
+    if status == DONE and r.updates and not careful and not is_finite(any, r):
+        status = NOT_FINITE_STATE
+    return status
+
+
+def train(
+    const Op[::1] ops not None, const Block[::1] blocks not None, const int64_t[::1] layout not None,
+    unsigned char[::1] memory not None,
+    floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] gradients,
+    floating[::1] snapshot, x, y, const Py_ssize_t[::1] order, const Py_ssize_t[::1] starts not None,
+    double lr, double momentum, bint nesterov, double weight_decay, double clip_norm, bint fused, bint updates,
+    bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads, double[::1] tuner, bint careful,
+    double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None, Py_ssize_t[::1] bad not None, double[:, ::1] profile,
+):
+    """Steps of an epoch from `progress` on, until they are done or something happens; says what."""
+    cdef Run r
+    cdef Py_ssize_t size = sizeof(floating)
+    cdef int status
+    cdef Py_ssize_t n = n_threads, got
+    cdef const floating* any = &parameters[0]
+    r.ops = &ops[0]
+    r.blocks = &blocks[0]
+    r.n_blocks = blocks.shape[0]
+    r.memory = <char*>&memory[0]
+    r.n_in, r.n_out, r.loss_kind = layout[0], layout[1], layout[2]
+    r.labels, r.targets, r.ldt, r.partials = layout[3], layout[4], layout[5], layout[6]
+    r.bad = <int64_t*>(r.memory + layout[7])
+    r.n_weights = layout[8]
+    r.parameters = <char*>&parameters[0]
+    r.n_parameters = parameters.shape[0]
+    r.has_velocity = velocity is not None
+    r.to_velocity = <char*>&velocity[0] - r.parameters if velocity is not None else 0
+    r.to_gradient = <char*>&gradients[0] - r.parameters if gradients is not None else 0
+    r.statistics = <char*>&statistics[0] if statistics is not None else NULL
+    r.n_statistics = statistics.shape[0] if statistics is not None else 0
+    r.snapshot = <char*>&snapshot[0] if snapshot is not None else NULL
+    r.fused, r.updates, r.moves_statistics = fused, updates, moves_statistics
+    r.x = describe(x, check_x)
+    if y is None:
+        r.y.base = NULL
+    else:
+        r.y = describe(y, True)
+    r.order = &order[0] if order is not None else NULL
+    r.lr, r.momentum, r.nesterov, r.weight_decay, r.clip_norm = lr, momentum, nesterov, weight_decay, clip_norm
+    r.key, r.step = key, first_step
+    r.profile = &profile[0, 0] if profile is not None else NULL
+    r.n_places = profile.shape[1] if profile is not None else 0
+    with nogil:
+        got = join(n)
+        status = train_steps(
+            any, &r, &starts[0], starts.shape[0] - 1, got, <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL, careful,
+            patience, &progress[0], &sums[0], &bad[0])
+        leave(got)
+    return status
+
+
+def restore(
+    floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, const floating[::1] snapshot not None,
+    Py_ssize_t[::1] progress not None, double[::1] sums not None,
+):
+    """The state at the snapshot, with the place in the epoch and the loss so far."""
+    cdef Py_ssize_t n = parameters.shape[0], at = n
+    parameters[:] = snapshot[:n]
+    if statistics is not None:
+        statistics[:] = snapshot[n:n + statistics.shape[0]]
+        at += statistics.shape[0]
+    if velocity is not None:
+        velocity[:] = snapshot[at:at + n]
+    progress[POSITION] = progress[SNAPSHOT]
+    sums[TOTAL] = sums[SNAPSHOT_TOTAL]
+    sums[TOTAL_LOST] = sums[SNAPSHOT_LOST]
+
+
+def infer_rows(
+    const Op[::1] ops not None, const Block[::1] blocks not None, unsigned char[:, ::1] memory not None, Py_ssize_t n_in,
+    Py_ssize_t chunk, x, floating[:, ::1] out not None, Py_ssize_t n_threads,
+):
+    """The outputs in evaluation mode; each thread has a row of the memory."""
+    cdef Run r
+    cdef const floating* any = &out[0, 0]
+    cdef Py_ssize_t got
+    r.ops = &ops[0]
+    r.blocks = &blocks[0]
+    r.n_blocks = blocks.shape[0]
+    r.memory = <char*>&memory[0, 0]
+    r.slot = memory.shape[1]
+    r.n_in, r.n_out = n_in, out.shape[1]
+    r.x = describe(x, False)
+    r.out = <char*>&out[0, 0]
+    r.n = out.shape[0]
+    r.profile = NULL
+    with nogil:
+        got = join(min(n_threads, memory.shape[0]))
+        r.n_threads = got
+        phase(any, &r, INFER, r.n, chunk)
+        leave(got)
+
+
+def lanes(floating[::1] any not None):
+    """The elements of a vector register."""
+    return vector_size(&any[0])
+
+
+OPS = {"dense": DENSE, "batchnorm": BATCHNORM, "activation": ACTIVATION, "dropout": DROPOUT}
+LOSSES = {"softmax_cross_entropy": SOFTMAX, "sigmoid_cross_entropy": SIGMOID, "mean_squared_error": SQUARED_ERROR}
+LOSS_ROWS = LOSS_NUMBERS
+STATUS = {
+    "done": DONE, "out of time": OUT_OF_TIME, "x": NOT_FINITE_X, "label": BAD_LABEL, "y": NOT_FINITE_Y, "loss": NOT_FINITE_LOSS,
+    "gradient": NOT_FINITE_GRADIENT, "state": NOT_FINITE_STATE,
+}

@@ -1,0 +1,145 @@
+"""Rows of arrays of any number type, converted to the type of a network as they are needed."""
+
+from cython cimport floating
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastnn._kernels.simd cimport simd_void
+
+
+ctypedef fused number:
+    float
+    double
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+cdef enum:
+    FLOAT, DOUBLE, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64
+    CHUNK = 512             # elements that are straightened at a time
+    WIDEST = 8              # bytes of an element
+
+KINDS = {
+    name: kind for kind, name in enumerate(["f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+} | {"b1": 6}
+
+
+cdef simd_void convert(const number* x, Py_ssize_t d, floating* out) noexcept nogil:
+    cdef Py_ssize_t j
+
+    # out = x, rounded to the nearest
+    for j in range(d):
+        out[j] = <floating>x[j]
+
+
+cdef simd_void find_not_finite(const floating* x, Py_ssize_t d, Py_ssize_t* found) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef int bad = 0
+
+    # x - x is 0 but for infinities and NaN
+    for j in range(d):
+        bad |= not (x[j] - x[j] == 0)
+    found[0] = -1
+    if bad:
+        for j in range(d):
+            if not (x[j] - x[j] == 0):
+                found[0] = j
+                break
+
+
+cdef void convert_any(const char* x, int kind, Py_ssize_t d, floating* out) noexcept nogil:
+    if kind == FLOAT:
+        if floating is float:
+            memcpy(out, x, d * sizeof(float))
+        else:
+            convert(<const float*>x, d, out)
+    elif kind == DOUBLE:
+        if floating is double:
+            memcpy(out, x, d * sizeof(double))
+        else:
+            convert(<const double*>x, d, out)
+    elif kind == INT8:
+        convert(<const int8_t*>x, d, out)
+    elif kind == INT16:
+        convert(<const int16_t*>x, d, out)
+    elif kind == INT32:
+        convert(<const int32_t*>x, d, out)
+    elif kind == INT64:
+        convert(<const int64_t*>x, d, out)
+    elif kind == UINT8:
+        convert(<const uint8_t*>x, d, out)
+    elif kind == UINT16:
+        convert(<const uint16_t*>x, d, out)
+    elif kind == UINT32:
+        convert(<const uint32_t*>x, d, out)
+    else:
+        convert(<const uint64_t*>x, d, out)
+
+
+cdef void straighten(const Source* source, const char* x, Py_ssize_t d, char* out) noexcept nogil:
+    # d elements side by side, aligned and in the native byte order
+    cdef Py_ssize_t j
+    cdef int b, size = source.size
+    for j in range(d):
+        for b in range(size):
+            out[j * size + b] = x[size - 1 - b if source.swapped else b]
+        x += source.column_stride
+
+
+cdef Py_ssize_t take_row(const Source* source, Py_ssize_t row, Py_ssize_t d, floating* out) noexcept nogil:
+    cdef int64_t straight[CHUNK]
+    cdef const char* x = source.base + row * source.row_stride
+    cdef Py_ssize_t j = 0, m, found = -1
+
+    if source.column_stride == source.size and not source.swapped and <size_t>x % source.size == 0:
+        convert_any(x, source.kind, d, out)
+    else:
+        while j < d:
+            m = min(d - j, CHUNK)
+            straighten(source, x + j * source.column_stride, m, <char*>straight)
+            convert_any(<char*>straight, source.kind, m, out + j)
+            j += m
+    if source.checked:
+        find_not_finite(out, d, &found)
+    return found
+
+
+cdef int64_t take_label(const Source* source, Py_ssize_t row) noexcept nogil:
+    cdef int64_t straight[1]
+    cdef const char* x = <char*>straight
+    straighten(source, source.base + row * source.row_stride, 1, <char*>straight)
+    if source.kind == INT8:
+        return (<const int8_t*>x)[0]
+    if source.kind == INT16:
+        return (<const int16_t*>x)[0]
+    if source.kind == INT32:
+        return (<const int32_t*>x)[0]
+    if source.kind == INT64:
+        return (<const int64_t*>x)[0]
+    if source.kind == UINT8:
+        return (<const uint8_t*>x)[0]
+    if source.kind == UINT16:
+        return (<const uint16_t*>x)[0]
+    if source.kind == UINT32:
+        return (<const uint32_t*>x)[0]
+    # beyond int64 the same bits are a negative number
+    return max((<const int64_t*>x)[0], -1)
+
+
+cdef Source describe(array, bint checked):
+    cdef Source source
+    dtype = array.dtype
+    source.base = <const char*><size_t>array.__array_interface__["data"][0]
+    source.row_stride = array.strides[0]
+    source.column_stride = array.strides[1] if array.ndim > 1 else 0
+    source.kind = KINDS[dtype.str[1:]]
+    source.size = dtype.itemsize
+    source.swapped = not dtype.isnative
+    # integers are finite in either type
+    source.checked = checked and dtype.kind == "f"
+    return source

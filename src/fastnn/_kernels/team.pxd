@@ -1,0 +1,20 @@
+# One team of worker threads for the process. A job is a number of tiles; whoever is free claims the next one.
+from libc.stdint cimport int64_t
+
+cdef extern from "threads.h":
+    ctypedef int64_t atomic "fastnn_atomic"
+    double seconds "fastnn_seconds"() noexcept nogil
+
+ctypedef void (*tile_function)(void* context, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil
+
+cdef enum:
+    MOST_THREADS = 256
+
+# The calling thread wants up to n_threads threads, itself included, until `leave`: how many it can have. 1 where another
+# caller has the team; then, and with one tile, `run` does everything by itself.
+cdef Py_ssize_t join(Py_ssize_t n_threads) noexcept nogil
+cdef void leave(Py_ssize_t n_threads) noexcept nogil
+
+# Run function(context, tile, worker) for every tile, in any order, by any of n_threads threads; returns when all are done.
+# `worker` numbers the threads of a job from 0.
+cdef void run(tile_function function, void* context, Py_ssize_t n_tiles, Py_ssize_t n_threads) noexcept nogil

@@ -1,0 +1,53 @@
+/* What a team of threads needs from the machine: atomic words, a pause while spinning, giving up the processor, a clock. */
+#ifndef FASTNN_THREADS_H
+#define FASTNN_THREADS_H
+
+#include <stdint.h>
+
+#if defined(_MSC_VER)
+#include <windows.h>
+typedef volatile LONG64 fastnn_atomic;
+#define fastnn_load(word) ((int64_t)InterlockedCompareExchange64(word, 0, 0))
+#define fastnn_store(word, value) ((void)InterlockedExchange64(word, value))
+#define fastnn_add(word, value) ((int64_t)InterlockedExchangeAdd64(word, value) + (value))
+static int fastnn_swap(fastnn_atomic *word, int64_t expected, int64_t value)
+{
+    return InterlockedCompareExchange64(word, value, expected) == expected;
+}
+#define fastnn_pause() YieldProcessor()
+#define fastnn_yield() ((void)SwitchToThread())
+static double fastnn_seconds(void)
+{
+    LARGE_INTEGER ticks, rate;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&rate);
+    return (double)ticks.QuadPart / (double)rate.QuadPart;
+}
+#else
+#include <sched.h>
+#include <time.h>
+typedef int64_t fastnn_atomic;
+#define fastnn_load(word) __atomic_load_n(word, __ATOMIC_SEQ_CST)
+#define fastnn_store(word, value) __atomic_store_n(word, value, __ATOMIC_SEQ_CST)
+#define fastnn_add(word, value) __atomic_add_fetch(word, value, __ATOMIC_SEQ_CST)
+static int fastnn_swap(fastnn_atomic *word, int64_t expected, int64_t value)
+{
+    return __atomic_compare_exchange_n(word, &expected, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+#if defined(__x86_64__) || defined(__i386__)
+#define fastnn_pause() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define fastnn_pause() __asm__ volatile("yield")
+#else
+#define fastnn_pause() ((void)0)
+#endif
+#define fastnn_yield() ((void)sched_yield())
+static double fastnn_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+#endif
+
+#endif

@@ -1,0 +1,219 @@
+"""What a network compiles to: one piece of memory for its state, a row of numbers for each operation, and the buffers for a
+batch. `fastnn._kernels.engine` runs it.
+
+All rows of all arrays begin at whole vectors, and where that would make them a multiple of 512 bytes long, which share few
+cache sets, they are one unit longer; what fills up a row is zero and stays zero. With ``ld(w)`` for the length of a row of w
+numbers, the memory for training on batches of n rows is, in numbers of the network's dtype,
+
+====================  ==================================================================================================
+parameters            sum of n_in ld(n_out) over dense layers, and of ld(w) over biases, gammas and betas
+statistics            sum of 2 ld(w) over batch norms
+velocity              as the parameters, with momentum
+gradients             as the parameters, with ``clip_norm`` (otherwise a gradient is used up in the cache, block by block)
+snapshot              parameters, velocity and statistics once more: the last finite state, for a step that diverges
+buffers               n times: ld(n_in), for each dense layer and batch norm ld(w), for each dropout 2 ld(w), for each block (a
+                      dense layer and what follows it) ld(w), and for an activation behind an activation ld(w)
+====================  ==================================================================================================
+
+and a few numbers for each feature and row beside; every thread has 1.4 MB of its own for the matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn._kernels import by_dtype, engine
+from fastnn._kernels.activation import KINDS
+from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Layer
+
+Array = np.ndarray
+
+OP = np.dtype(
+    [(name, np.int64) for name in (
+        "kind", "width", "n_in", "x", "ldx", "y", "ldy", "first", "second", "ldp", "running_mean", "running_var", "mean", "rstd",
+        "mask", "activation", "layer")]
+    + [(name, np.float64) for name in ("eps", "momentum", "p")])
+BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width", "d", "ldd", "has_gradient")])
+
+ALIGNMENT = 64
+INFERENCE_ROWS = 128            # that one thread takes through the whole network at a time
+
+_lanes = by_dtype(engine.lanes)
+
+
+def row_length(width: int, dtype: np.dtype[Any]) -> int:
+    """The numbers from one row of `width` numbers to the next."""
+    lanes = _lanes[dtype](np.empty(1, dtype))
+    unit = lanes if width <= lanes else 2 * lanes
+    length = -(-width // unit) * unit
+    return length + 2 * lanes if length * dtype.itemsize % 512 == 0 else length
+
+
+def aligned(size: int, dtype: np.dtype[Any]) -> Array:
+    """A flat array of zeros that begins at a cache line."""
+    # NumPy asks for huge pages for what it does not zero itself
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    raw.fill(0)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start:start + size * dtype.itemsize].view(dtype)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The plan for batches of up to `capacity` rows, with its buffers."""
+
+    capacity: int
+    ops: Array
+    blocks: Array
+    layout: Array
+    memory: Array
+
+
+class Plan:
+    """The state of a network in one piece, bound to its layers, and the plans made for batches.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Connected, free; they are bound here.
+    n_in, n_out : int
+    loss : str
+    dtype : numpy.dtype
+    """
+
+    def __init__(self, layers: Sequence[Layer], n_in: int, n_out: int, loss: str, dtype: np.dtype[Any]) -> None:
+        self.layers, self.n_in, self.n_out, self.loss, self.dtype = layers, n_in, n_out, loss, dtype
+        shapes = {(i, name): shape for i, layer in enumerate(layers) for name, shape in layer.parameter_shapes().items()}
+        # weights first: decay acts on them only
+        ordered = sorted(shapes, key=lambda key: key[1] != "weight")
+        self.n_weights = self._size([shapes[key] for key in ordered if key[1] == "weight"])
+        n_parameters = self._size(list(shapes.values()))
+        statistics = {
+            (i, name): shape for i, layer in enumerate(layers) for name, shape in layer.statistic_shapes().items()}
+        state = aligned(n_parameters + self._size(list(statistics.values())), dtype)
+        self.parameters, self.statistics = state[:n_parameters], state[n_parameters:]
+        self._order = {key: shapes[key] for key in ordered}
+        views = self.views(self.parameters) | self._cut(self.statistics, statistics)
+        for i, layer in enumerate(layers):
+            layer.bind(
+                {name: views[i, name] for name in layer.parameter_shapes()},
+                {name: views[i, name] for name in layer.statistic_shapes()}, dtype)
+        self._workspace: Workspace | None = None
+        self._inference: Workspace | None = None
+        self._snapshot: Array | None = None
+        self._gradients: Array | None = None
+
+    def views(self, flat: Array) -> dict[tuple[int, str], Array]:
+        """The arrays of the parameters, by layer and name, in a flat array laid out like `parameters`."""
+        return self._cut(flat, self._order)
+
+    @property
+    def gradients(self) -> Array:
+        """A place for the whole gradient, made when it is first asked for."""
+        if self._gradients is None:
+            self._gradients = aligned(self.parameters.size, self.dtype)
+        return self._gradients
+
+    def snapshot(self, velocity: bool) -> Array:
+        """A place for the state to go back to."""
+        size = self.snapshot_size(velocity)
+        if self._snapshot is None or self._snapshot.size < size:
+            self._snapshot = aligned(size, self.dtype)
+        return self._snapshot
+
+    def snapshot_size(self, velocity: bool) -> int:
+        return self.parameters.size * (2 if velocity else 1) + self.statistics.size
+
+    def workspace(self, n: int) -> Workspace:
+        """The plan for training on batches of up to `n` rows."""
+        if self._workspace is None or self._workspace.capacity < n:
+            self._workspace = None
+            ops, blocks, layout, size = self.buffers(n)
+            self._workspace = Workspace(n, ops, blocks, layout, aligned(size, np.dtype(np.uint8)))
+        return self._workspace
+
+    def inference(self) -> tuple[Array, Array, int]:
+        """The plan for evaluation, and the bytes that a thread needs for it."""
+        if self._inference is None:
+            ops, blocks, layout, _ = self.buffers(1)
+            self._inference = Workspace(1, ops, blocks, layout, np.empty(0, np.uint8))
+        ops = self._inference.ops
+        longest = max(int(ops["ldx"][0]), int(ops["ldp"][ops["kind"] == engine.OPS["dense"]].max()))
+        return ops, self._inference.blocks, 2 * INFERENCE_ROWS * longest * self.dtype.itemsize
+
+    def buffers(self, n: int) -> tuple[Array, Array, Array, int]:
+        """Operations, blocks, the layout of what they share, and the bytes of the buffers for batches of `n` rows."""
+        ops = np.zeros(len(self.layers), OP)
+        blocks = []
+        size = 0
+
+        def place(count: int, itemsize: int = self.dtype.itemsize) -> int:
+            nonlocal size
+            start = size
+            size += -(-count * itemsize // ALIGNMENT) * ALIGNMENT
+            return start
+
+        width, ld = self.n_in, row_length(self.n_in, self.dtype)
+        x = place(n * ld)
+        kept = True             # whether the backward pass needs what is in the buffer x
+        learns = False          # whether anything so far has parameters
+        for i, layer in enumerate(self.layers):
+            op = ops[i]
+            op["layer"], op["x"], op["ldx"] = i, x, ld
+            if isinstance(layer, Dense) or i == 0:
+                blocks.append({"begin": i, "dense": isinstance(layer, Dense), "has_gradient": False})
+            if isinstance(layer, Dense):
+                width, ld = layer.out_features, row_length(layer.out_features, self.dtype)
+                op["kind"], op["n_in"], op["ldp"] = engine.OPS["dense"], layer.in_features, row_length(width, self.dtype)
+                op["first"] = address(layer.parameters["weight"])
+                op["second"] = address(layer.parameters.get("bias"))
+                x, kept, learns = place(n * ld), False, True
+            elif isinstance(layer, BatchNorm):
+                op["kind"], op["eps"], op["momentum"] = engine.OPS["batchnorm"], layer.eps, layer.momentum
+                op["first"], op["second"] = (address(layer.parameters[name]) for name in ("gamma", "beta"))
+                op["running_mean"], op["running_var"] = (address(layer.statistics[name]) for name in layer.statistics)
+                op["mean"], op["rstd"] = place(width, 8), place(width, 8)
+                x, kept, learns = place(n * ld), False, True
+            elif isinstance(layer, Activation):
+                op["kind"], op["activation"] = engine.OPS["activation"], KINDS[layer.kind]
+                x, kept = place(n * ld) if kept else x, True
+            else:
+                assert isinstance(layer, Dropout)
+                op["kind"], op["p"], op["mask"] = engine.OPS["dropout"], layer.p, place(n * ld)
+                x, kept = place(n * ld) if kept else x, False
+            op["y"], op["ldy"], op["width"] = x, ld, width
+            blocks[-1] |= {"end": i + 1, "width": width, "ldd": ld, "has_gradient": learns}
+        table = np.zeros(len(blocks), BLOCK)
+        for row, block in zip(table, blocks, strict=True):
+            for name, value in block.items():
+                row[name] = value
+            row["d"] = place(n * int(row["ldd"]))
+        rows = max(1, engine.LOSS_ROWS // self.n_out)
+        layout = np.array([
+            self.n_in, self.n_out, engine.LOSSES[self.loss], place(n, 8), place(n * ld), ld, place(2 * -(-n // rows), 8),
+            place(2 * n, 8), self.n_weights], np.int64)
+        return ops, table, layout, size
+
+    def _row(self, shape: tuple[int, ...]) -> int:
+        return row_length(shape[-1], self.dtype)
+
+    def _size(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        return sum(math.prod(shape[:-1]) * self._row(shape) for shape in shapes)
+
+    def _cut(self, flat: Array, shapes: dict[tuple[int, str], tuple[int, ...]]) -> dict[tuple[int, str], Array]:
+        views = {}
+        start = 0
+        for key, shape in shapes.items():
+            end = start + self._size([shape])
+            views[key] = flat[start:end].reshape(*shape[:-1], self._row(shape))[..., :shape[-1]]
+            start = end
+        return views
+
+
+def address(a: Array | None) -> int:
+    return 0 if a is None else a.ctypes.data

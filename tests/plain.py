@@ -1,0 +1,120 @@
+"""A network made of `fastnn.reference`, trained in the plainest way, and the order in which `fit` visits the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastnn as fnn
+from fastnn import reference
+from fastnn._kernels import by_dtype, dropout
+
+Array = np.ndarray
+State = dict[str, Array]
+
+_mask = by_dtype(dropout.mask)
+
+
+class Plain:
+    """The same network in plain NumPy, as it stands: with `dtype` float64 it can be an oracle for one of float32."""
+
+    def __init__(self, net: fnn.Sequential, dtype: Any = None) -> None:
+        self.layers = net.layers
+        self.loss = getattr(reference, net.loss)
+        self.dtype = net.dtype if dtype is None else np.dtype(dtype)
+        self.state = {name: a.astype(self.dtype) for name, a in net.state_dict().items()}
+        self.velocity: State = {}
+        self.norms: list[float] = []
+        self.key, self.steps, self.mask_dtype = net._mask_key, net._step, net.dtype
+
+    def own(self, i: int, *names: str) -> list[Array]:
+        return [self.state[f"{i}.{name}"] for name in names]
+
+    def mask(self, i: int, shape: tuple[int, int]) -> Array:
+        mask = np.empty(shape, self.mask_dtype)
+        _mask[mask.dtype](self.key, self.steps, i, self.layers[i].p, 0, 0, mask)
+        return mask.astype(self.dtype)
+
+    def gradients(self, x: Array, y: Array) -> tuple[float, State]:
+        kept: list[Any] = []
+        x = x.astype(self.dtype)
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, fnn.Dense):
+                kept.append(x)
+                x = reference.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
+            elif isinstance(layer, fnn.BatchNorm):
+                own = self.own(i, "gamma", "beta", "running_mean", "running_var")
+                out, mean, rstd = reference.batchnorm_forward(x, *own, momentum=layer.momentum, eps=layer.eps)
+                kept.append((x, mean, rstd))
+                x = out
+            elif isinstance(layer, fnn.Dropout):
+                kept.append(self.mask(i, x.shape))
+                x = x * kept[-1]
+            else:
+                x = reference.activation_forward(x, layer.kind)
+                kept.append(x)
+        loss, d = self.loss(x, y)
+        g: State = {}
+        for i, layer in reversed(list(enumerate(self.layers))):
+            if isinstance(layer, fnn.Dense):
+                d, g[f"{i}.weight"], g[f"{i}.bias"] = reference.dense_backward(d, kept[i], *self.own(i, "weight"))
+            elif isinstance(layer, fnn.BatchNorm):
+                x, mean, rstd = kept[i]
+                gamma, = self.own(i, "gamma")
+                d, g[f"{i}.gamma"], g[f"{i}.beta"] = reference.batchnorm_backward(d, x, gamma, mean, rstd)
+            elif isinstance(layer, fnn.Dropout):
+                d = d * kept[i]
+            else:
+                d = reference.activation_backward(d, kept[i], layer.kind)
+        return loss, {name: a for name, a in g.items() if name in self.state}
+
+    def step(
+        self, x: Array, y: Array, *, lr: float, momentum: float = 0.0, nesterov: bool = False,
+        weight_decay: float = 0.0, clip_norm: float | None = None,
+    ) -> float:
+        loss, gradients = self.gradients(x, y)
+        self.steps += 1
+        norm = float(np.sqrt(sum(np.sum(np.square(g.astype(np.float64))) for g in gradients.values())))
+        self.norms.append(norm)
+        for name, g in gradients.items():
+            if clip_norm is not None and norm > clip_norm:
+                g = (g * (clip_norm / norm)).astype(g.dtype)
+            decay = weight_decay if name.endswith(".weight") else 0.0
+            velocity = self.velocity.setdefault(name, np.zeros_like(g)) if momentum else None
+            reference.sgd_update(
+                self.state[name], g, velocity, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+        return loss
+
+
+def visited_batches(
+    rows: int, epochs: int, batch_size: int = 1, *, last_batch: str = "merge", seed: int = 0, **options: Any,
+) -> list[list[list[int]]]:
+    """The rows of each batch, in ascending order, of each epoch of `fit`.
+
+    Every row has a weight of its own, which moves from the step with this row on, half as far each time: how far it has
+    come by the end of the epoch says when it began.
+    """
+    layer = fnn.Dense(rows, 1, bias=False, init="zeros")
+    net = fnn.Sequential([layer], loss="mean_squared_error", dtype="float64", seed=seed)
+    result = []
+    for _ in range(epochs):
+        layer.weight.fill(0)
+        history = net.fit(
+            np.eye(rows), np.ones((rows, 1)), batch_size=batch_size, last_batch=last_batch,
+            optimizer=fnn.SGD(lr=1.0, momentum=0.5), **options)
+        assert np.isfinite(history.loss).all()
+        moved = layer.weight[:, 0]
+        batches = []
+        for way in sorted(set(moved[moved > 0]), reverse=True):
+            batches.append(np.flatnonzero(moved == way).tolist())
+        steps = len(batches)
+        for t, batch in enumerate(batches):
+            np.testing.assert_allclose(moved[batch], 2 / len(batch) * 2 * (1 - 0.5 ** (steps - t)), rtol=1e-12)
+        result.append(batches)
+    return result
+
+
+def visited_rows(rows: int, epochs: int, seed: int = 0) -> list[list[int]]:
+    """The order of the rows in each epoch, whatever the batches."""
+    return [[row for row, in batches] for batches in visited_batches(rows, epochs, seed=seed)]
