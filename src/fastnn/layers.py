@@ -256,8 +256,8 @@ class ELU(_Named):
 class Dropout(Layer):
     """In training, sets each element to zero with probability `p` and scales the others by ``1 / (1 - p)``.
 
-    Srivastava et al. (2014), in the inverted form: evaluation changes nothing. The masks come from a counter-based generator, whose
-    input is the network's seed, the step, and the place of an element.
+    Srivastava et al. (2014), in the inverted form: evaluation changes nothing. The masks come from a counter-based
+    generator, whose input is the network's seed, the step, and the place of an element.
 
     Parameters
     ----------

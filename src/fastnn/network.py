@@ -458,7 +458,8 @@ class Sequential:
             return ValueError(f"x: expected finite numbers, got {value} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
         if status == "y":
             assert y is not None
-            return ValueError(f"y: expected finite numbers, got {y[row, column]} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
+            return ValueError(
+                f"y: expected finite numbers, got {y[row, column]} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
         if status == "label":
             assert y is not None
             return ValueError(f"y: expected labels in [0, {self.n_out}), got {y[row]} at row {row}{at}; {KEPT_SO_FAR}")

@@ -35,8 +35,8 @@ Array = np.ndarray
 
 OP = np.dtype(
     [(name, np.int64) for name in (
-        "kind", "width", "n_in", "x", "ldx", "y", "ldy", "first", "second", "ldp", "running_mean", "running_var", "mean", "rstd",
-        "mask", "activation", "layer")]
+        "kind", "width", "n_in", "x", "ldx", "y", "ldy", "first", "second", "ldp", "running_mean", "running_var", "mean",
+        "rstd", "mask", "activation", "layer")]
     + [(name, np.float64) for name in ("eps", "momentum", "p")])
 BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width", "d", "ldd", "has_gradient")])
 

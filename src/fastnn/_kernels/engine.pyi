@@ -1,0 +1,18 @@
+from typing import Any
+
+OPS: dict[str, int]
+LOSSES: dict[str, int]
+STATUS: dict[str, int]
+LOSS_ROWS: int
+
+def train(
+    ops: Any, blocks: Any, layout: Any, memory: Any, parameters: Any, statistics: Any, velocity: Any, gradients: Any, snapshot: Any,
+    x: Any, y: Any, order: Any, starts: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float, clip_norm: float,
+    fused: bool, updates: bool, moves_statistics: bool, check_x: bool, key: int, first_step: int, n_threads: int, tuner: Any,
+    careful: bool, patience: float, progress: Any, sums: Any, bad: Any, profile: Any,
+) -> int: ...
+def restore(parameters: Any, statistics: Any, velocity: Any, snapshot: Any, progress: Any, sums: Any) -> None: ...
+def infer_rows(
+    ops: Any, blocks: Any, memory: Any, n_in: int, chunk: int, x: Any, out: Any, n_threads: int,
+) -> None: ...
+def lanes(any: Any) -> int: ...
