@@ -35,5 +35,6 @@ __all__ = [
     "ELU", "SGD", "Activation", "BatchNorm", "Dense", "DivergedError", "Dropout", "History", "LeakyReLU", "ReLU",
     "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward", "activation_forward",
     "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "dense_backward", "dense_forward",
-    "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "set_num_threads", "sgd_update", "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "set_num_threads", "sgd_update",
+    "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]
