@@ -971,3 +971,23 @@ def test_documented_examples() -> None:
     results = doctest.testmod(network)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_is_what_the_arrays_take(dtype: str) -> None:
+    net = fnn.Sequential(
+        [fnn.Dense(100, 70), fnn.BatchNorm(70), fnn.ReLU(), fnn.Dropout(0.2), fnn.Dense(70, 10)], dtype=dtype, seed=0)
+    x, y = np.zeros((50, 100)), np.zeros(50, np.int64)
+    for optimizer in (fnn.SGD(), fnn.SGD(momentum=0.9), fnn.SGD(clip_norm=1.0)):
+        twin = fnn.Sequential(
+            [fnn.Dense(100, 70), fnn.BatchNorm(70), fnn.ReLU(), fnn.Dropout(0.2), fnn.Dense(70, 10)], dtype=dtype, seed=0)
+        twin.train_step(x + np.random.default_rng(0).normal(size=x.shape), y, optimizer)
+        plan = twin._plan
+        arrays = [plan.parameters, plan.statistics, plan._snapshot, plan.workspace(50).memory]
+        arrays += [a for a in (twin._velocity, plan._gradients) if a is not None]
+        assert net.memory(50, optimizer=optimizer) == sum(a.nbytes for a in arrays)
+    assert net.memory(51) > net.memory(50) >= net.n_parameters * net.dtype.itemsize
+    with pytest.raises(ValueError, match=r"^batch_size: "):
+        net.memory(0)

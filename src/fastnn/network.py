@@ -108,6 +108,20 @@ class Sequential:
         """The number of trainable numbers."""
         return sum(a.size for layer in self.layers for a in layer.parameters.values())
 
+    def memory(self, batch_size: int, *, optimizer: SGD | None = None) -> int:
+        """The bytes that training on batches of this size takes, parameters and all; `fastnn.plan` has the formula.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of the largest batch.
+        optimizer : SGD, optional
+            Momentum needs a velocity, and ``clip_norm`` the whole gradient. None counts a velocity and no gradient.
+        """
+        n = _check.integer(batch_size, "batch_size", least=1)
+        velocity, gradients = (True, False) if optimizer is None else (optimizer.momentum > 0, optimizer.clip_norm is not None)
+        return self._plan.memory(n, velocity, gradients)
+
     # ------------------------------------------------------------------------------------------------- computing
 
     def forward(self, x: Array, *, training: bool = False) -> Array:

@@ -137,6 +137,11 @@ class Plan:
             self._workspace = Workspace(n, ops, blocks, layout, aligned(size, np.dtype(np.uint8)))
         return self._workspace
 
+    def memory(self, n: int, velocity: bool, gradients: bool) -> int:
+        """The bytes for training on batches of `n` rows: the formula at the top, with everything counted."""
+        state = self.parameters.size * (1 + velocity + gradients) + self.statistics.size
+        return (state + self.snapshot_size(velocity)) * self.dtype.itemsize + self.buffers(n)[3]
+
     def inference(self) -> tuple[Array, Array, int]:
         """The plan for evaluation, and the bytes that a thread needs for it."""
         if self._inference is None:
