@@ -26,7 +26,7 @@ from fastnn._kernels.dropout cimport mask_tile, scale_tile
 from fastnn._kernels.elementary cimport compensated
 from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, vector_size
 from fastnn._kernels.loss cimport add, sigmoid_tile, softmax_tile, squared_error_tile
-from fastnn._kernels.rows cimport Source, describe, take_label, take_row
+from fastnn._kernels.rows cimport Source, describe, expect_row, take_label, take_row
 from fastnn._kernels.sgd cimport LANES, squares_tile, update_tile
 from fastnn._kernels.simd cimport simd_void
 from fastnn._kernels.team cimport join, leave, run, seconds
@@ -131,6 +131,9 @@ cdef void gather(const floating* any, Run* r, Py_ssize_t first, Py_ssize_t last)
     cdef int64_t label
     for i in range(first, last):
         row = r.order[r.start + i] if r.order != NULL else r.start + i
+        if r.order != NULL and i + 1 < last:
+            # the next row may lie anywhere
+            expect_row(&r.x, r.order[r.start + i + 1], r.n_in)
         column = take_row(&r.x, row, r.n_in, at(any, r, op.x) + i * op.ldx)
         r.bad[2 * i] = column
         r.bad[2 * i + 1] = -1
@@ -456,10 +459,11 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
 
 cdef simd_void look(const floating* x, Py_ssize_t n, int* bad) noexcept nogil:
     cdef Py_ssize_t i
+    cdef floating zero = 0
     cdef int found = 0
     # x - x is 0 but for infinities and NaN
     for i in range(n):
-        found |= not (x[i] - x[i] == 0)
+        found |= 0 if x[i] - x[i] == zero else 1
     bad[0] |= found
 
 

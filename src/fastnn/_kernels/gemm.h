@@ -10,11 +10,9 @@
 #if defined(__GNUC__)
 #define UNROLL _Pragma("GCC unroll 16")
 #define FASTNN_APART static __attribute__((noinline))
-#define PREFETCH(p) __builtin_prefetch(p)
 #else
 #define UNROLL
 #define FASTNN_APART static
-#define PREFETCH(p) ((void)0)
 #endif
 #define FASTNN_PASTE_(a, b) a##_##b
 #define FASTNN_PASTE(a, b) FASTNN_PASTE_(a, b)

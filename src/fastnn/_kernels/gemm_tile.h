@@ -32,7 +32,7 @@ FASTNN_INLINE void NAME(product)(
             acc[r][v] = more ? LOAD(c + r * c_row + v * LANES) : (VEC){0};
     /* the rows below are most likely next */
     UNROLL for (int r = 0; r < rows; r++)
-        PREFETCH(c + (rows + r) * c_row);
+        FASTNN_PREFETCH(c + (rows + r) * c_row);
 #define TERM \
         UNROLL for (int v = 0; v < vectors; v++) \
             bv[v] = LOAD(b + v * LANES); \

@@ -19,3 +19,6 @@ cdef int64_t take_label(const Source* source, Py_ssize_t row) noexcept nogil
 
 # the description of an array whose last dimension is the columns; its kind is one of KINDS
 cdef Source describe(array, bint checked)
+
+# ask for the memory of row `row`, which will be taken soon
+cdef void expect_row(const Source* source, Py_ssize_t row, Py_ssize_t d) noexcept nogil

@@ -2,10 +2,12 @@
 
 from cython cimport floating
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 from fastnn._kernels.simd cimport simd_void
 
+
+cdef extern from "simd.h":
+    void FASTNN_PREFETCH(const char* p) noexcept nogil
 
 ctypedef fused number:
     float
@@ -22,63 +24,48 @@ ctypedef fused number:
 cdef enum:
     FLOAT, DOUBLE, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64
     CHUNK = 512             # elements that are straightened at a time
-    WIDEST = 8              # bytes of an element
+    LINE = 64               # bytes of a cache line
+    AHEAD = 4096            # bytes of a row that are asked for at most: the processor sees where it goes from there
 
 KINDS = {
     name: kind for kind, name in enumerate(["f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 } | {"b1": 6}
 
 
-cdef simd_void convert(const number* x, Py_ssize_t d, floating* out) noexcept nogil:
+cdef simd_void convert(const number* x, Py_ssize_t d, floating* out, int* not_finite) noexcept nogil:
     cdef Py_ssize_t j
+    cdef floating v, zero = 0
+    cdef int found = 0
 
-    # out = x, rounded to the nearest
+    # out = x, rounded to the nearest; v - v is 0 but for infinities and NaN
     for j in range(d):
-        out[j] = <floating>x[j]
+        v = <floating>x[j]
+        out[j] = v
+        found |= 0 if v - v == zero else 1
+    not_finite[0] |= found
 
 
-cdef simd_void find_not_finite(const floating* x, Py_ssize_t d, Py_ssize_t* found) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef int bad = 0
-
-    # x - x is 0 but for infinities and NaN
-    for j in range(d):
-        bad |= not (x[j] - x[j] == 0)
-    found[0] = -1
-    if bad:
-        for j in range(d):
-            if not (x[j] - x[j] == 0):
-                found[0] = j
-                break
-
-
-cdef void convert_any(const char* x, int kind, Py_ssize_t d, floating* out) noexcept nogil:
+cdef void convert_any(const char* x, int kind, Py_ssize_t d, floating* out, int* not_finite) noexcept nogil:
     if kind == FLOAT:
-        if floating is float:
-            memcpy(out, x, d * sizeof(float))
-        else:
-            convert(<const float*>x, d, out)
+        convert(<const float*>x, d, out, not_finite)
     elif kind == DOUBLE:
-        if floating is double:
-            memcpy(out, x, d * sizeof(double))
-        else:
-            convert(<const double*>x, d, out)
+        convert(<const double*>x, d, out, not_finite)
     elif kind == INT8:
-        convert(<const int8_t*>x, d, out)
+        convert(<const int8_t*>x, d, out, not_finite)
     elif kind == INT16:
-        convert(<const int16_t*>x, d, out)
+        convert(<const int16_t*>x, d, out, not_finite)
     elif kind == INT32:
-        convert(<const int32_t*>x, d, out)
+        convert(<const int32_t*>x, d, out, not_finite)
     elif kind == INT64:
-        convert(<const int64_t*>x, d, out)
+        convert(<const int64_t*>x, d, out, not_finite)
     elif kind == UINT8:
-        convert(<const uint8_t*>x, d, out)
+        convert(<const uint8_t*>x, d, out, not_finite)
     elif kind == UINT16:
-        convert(<const uint16_t*>x, d, out)
+        convert(<const uint16_t*>x, d, out, not_finite)
     elif kind == UINT32:
-        convert(<const uint32_t*>x, d, out)
+        convert(<const uint32_t*>x, d, out, not_finite)
     else:
-        convert(<const uint64_t*>x, d, out)
+        convert(<const uint64_t*>x, d, out, not_finite)
 
 
 cdef void straighten(const Source* source, const char* x, Py_ssize_t d, char* out) noexcept nogil:
@@ -94,25 +81,38 @@ cdef void straighten(const Source* source, const char* x, Py_ssize_t d, char* ou
 cdef Py_ssize_t take_row(const Source* source, Py_ssize_t row, Py_ssize_t d, floating* out) noexcept nogil:
     cdef int64_t straight[CHUNK]
     cdef const char* x = source.base + row * source.row_stride
-    cdef Py_ssize_t j = 0, m, found = -1
+    cdef Py_ssize_t j = 0, m
+    cdef int not_finite = 0
 
     if source.column_stride == source.size and not source.swapped and <size_t>x % source.size == 0:
-        convert_any(x, source.kind, d, out)
+        convert_any(x, source.kind, d, out, &not_finite)
     else:
         while j < d:
             m = min(d - j, CHUNK)
             straighten(source, x + j * source.column_stride, m, <char*>straight)
-            convert_any(<char*>straight, source.kind, m, out + j)
+            convert_any(<char*>straight, source.kind, m, out + j, &not_finite)
             j += m
-    if source.checked:
-        find_not_finite(out, d, &found)
-    return found
+    if source.checked and not_finite:
+        for j in range(d):
+            if not (out[j] - out[j] == 0):
+                return j
+    return -1
+
+
+cdef void expect_row(const Source* source, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
+    cdef const char* x = source.base + row * source.row_stride
+    cdef Py_ssize_t i
+    if source.column_stride == source.size:
+        for i in range((min(d * source.size, AHEAD) + LINE - 1) // LINE):
+            FASTNN_PREFETCH(x + i * LINE)
 
 
 cdef int64_t take_label(const Source* source, Py_ssize_t row) noexcept nogil:
     cdef int64_t straight[1]
-    cdef const char* x = <char*>straight
-    straighten(source, source.base + row * source.row_stride, 1, <char*>straight)
+    cdef const char* x = source.base + row * source.row_stride
+    if source.swapped or <size_t>x % source.size != 0:
+        straighten(source, x, 1, <char*>straight)
+        x = <char*>straight
     if source.kind == INT8:
         return (<const int8_t*>x)[0]
     if source.kind == INT16:

@@ -21,6 +21,13 @@
 #define FASTNN_INLINE static inline
 #endif
 
+/* Ask for memory that will soon be read. */
+#if defined(__GNUC__)
+#define FASTNN_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define FASTNN_PREFETCH(p) ((void)(p))
+#endif
+
 /* The level in use, in words. */
 FASTNN_INLINE const char *fastnn_simd_level(void)
 {
