@@ -42,6 +42,7 @@ def parse(argv: Sequence[str] | None) -> tuple[list[str], argparse.Namespace, Op
         "--dtype", choices=("float32", "float64", "both"), default="both", help="of kernels, gemm and train (default: both)"
     )
     parser.add_argument("--nets", metavar="LIST", help="rows of the suite train by name (default: all)")
+    parser.add_argument("--explain", metavar="NET", help="where the time of a step of this net of train goes, and stop")
     parser.add_argument("--mnist", type=Path, metavar="DIR", help="accuracy on MNIST too: a folder with its four .gz files")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save everything, with the time of every round")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="save a picture of the ratios (needs matplotlib)")
@@ -100,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             data.mnist_files(options.mnist)
         described = machine.describe(options)
         print(report.header(described), flush=True)
+        if arguments.explain:
+            print("\n" + import_module("bench.explain").run(arguments.explain, options))
+            return 0
         rows: list[report.Row] = []
         for suite in suites:
             module = import_module(SUITES[suite])

@@ -1,4 +1,4 @@
-"""The header: what a time was measured on."""
+"""What a time was measured on: the header, and the limits that rates are held against."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench import Options, peers
 from bench.process import usable_cores
+from fastnn._kernels import by_dtype, gemm
 from fastnn.config import config, numpy_blas
+
+COPIED = 64_000_000  # bytes
+TILES = 2000
 
 
 def describe(options: Options) -> dict[str, str]:
@@ -51,3 +57,19 @@ def cpu_model() -> str:
 def cores() -> str:
     total, usable = os.cpu_count() or 1, usable_cores()
     return str(total) if usable == total else f"{usable} of {total}"
+
+
+def peak(dtype: Any) -> float:
+    """Operations a second of one thread whose operands stay in the first-level cache."""
+    block = np.ones(128 * (4 * 12 + 2 * 16) + 4 * 12 * 2 * 16, dtype)
+    kernel = by_dtype(gemm.peak)[np.dtype(dtype)]
+    start = time.perf_counter()
+    return float(kernel(block, TILES) / (time.perf_counter() - start))
+
+
+def bandwidth() -> float:
+    """Bytes a second, read and written, of copying an array that fits no cache."""
+    a, b = np.ones(COPIED // 8), np.ones(COPIED // 8)
+    start = time.perf_counter()
+    np.copyto(a, b)
+    return 2 * COPIED / (time.perf_counter() - start)

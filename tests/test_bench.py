@@ -20,6 +20,7 @@ from bench import (
     Options,
     accuracy,
     data,
+    explain,
     field,
     gemm,
     imports,
@@ -498,3 +499,11 @@ def test_gemm_is_about_one_thread() -> None:
 def test_numpy_is_not_imported_before_the_threads_are_set() -> None:
     code = "import sys, bench.__main__; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+def test_explain_says_where_the_time_goes() -> None:
+    text = explain.run("13-64-1", Options(quick=True, threads=(1, 2)))
+    assert text.count("13-64-1, batch 1") == 2 and "gather" in text and "waiting" in text
+    assert "Dense(13, 64)" in text and "GFLOP/s" in text and "of copying" in text
+    with pytest.raises(BenchError, match=r"^--explain: .*784-256-128-10.*'nope'"):
+        explain.run("nope", Options())

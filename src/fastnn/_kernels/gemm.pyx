@@ -221,6 +221,25 @@ def product(const floating[:, :] a not None, const floating[:, :] b not None, co
             &b[0, 0], b.strides[0] // size, b.strides[1] // size, b_or_null, &c[0, 0], c.shape[1])
 
 
+def peak(floating[::1] block not None, Py_ssize_t times):
+    """Run the register tile on copies that stay in the first-level cache, `times` times; returns the operations done.
+
+    `block` has room for 128 (4 rows + 2 vectors) + 8 rows vectors of numbers.
+    """
+    cdef Py_ssize_t lanes = TILE_F32.lanes if floating is float else TILE_F64.lanes
+    cdef Py_ssize_t rows = TILE_F32.rows if floating is float else TILE_F64.rows
+    cdef Py_ssize_t m = 4 * rows, k = 128, i
+    cdef floating* a
+    cdef floating* b
+    extents(block.shape[0] >= k * (m + 2 * lanes) + m * 2 * lanes)
+    a = &block[0]
+    b = a + k * m
+    with nogil:
+        for i in range(times):
+            panel(m, 2 * lanes, 2, k, a, 1, rows, True, b, 2 * lanes, False, <const floating*>NULL, b + k * 2 * lanes, 2 * lanes)
+    return 2 * m * 2 * lanes * k * times
+
+
 def vector_lanes():
     """The float32 elements of a vector register; 1 where the compiler has no vectors to offer."""
     return TILE_F32.lanes
