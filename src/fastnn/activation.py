@@ -6,9 +6,13 @@ import numpy as np
 
 from fastnn import _check
 from fastnn._kernels import activation, by_dtype, memory
+from fastnn.threads import threads_for
 
 _forward = by_dtype(activation.forward)
 _backward = by_dtype(activation.backward)
+
+# Numbers from which on several threads are worth it: sleeping workers take up to a tenth of a millisecond to wake.
+SHARED_SIZE = 1_000_000
 
 #: The names that `kind` takes.
 KINDS: tuple[str, ...] = tuple(activation.KINDS)
@@ -59,7 +63,7 @@ def activation_forward(x: np.ndarray, kind: str, *, out: np.ndarray | None = Non
         if not memory.apart(1, out, x):
             _check.written({"out": out}, {}, {"x": x})
     if x.size:
-        _forward[x.dtype](_check.flat(x), number, _check.flat(out))
+        _forward[x.dtype](_check.flat(x), number, _check.flat(out), threads_for(x.size, SHARED_SIZE))
     return out
 
 
@@ -94,5 +98,5 @@ def activation_backward(dy: np.ndarray, y: np.ndarray, kind: str, *, dx: np.ndar
         if not memory.apart(1, dx, dy, y):
             _check.written({"dx": dx}, {}, {"dy": dy, "y": y})
     if dy.size:
-        _backward[dy.dtype](_check.flat(dy), _check.flat(y), number, _check.flat(dx))
+        _backward[dy.dtype](_check.flat(dy), _check.flat(y), number, _check.flat(dx), threads_for(dy.size, SHARED_SIZE))
     return dx

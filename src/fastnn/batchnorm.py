@@ -6,10 +6,14 @@ import numpy as np
 
 from fastnn import _check
 from fastnn._kernels import batchnorm, by_dtype, memory
+from fastnn.threads import threads_for
 
 _forward = by_dtype(batchnorm.forward)
 _backward = by_dtype(batchnorm.backward)
 _inference = by_dtype(batchnorm.inference)
+
+# Numbers from which on several threads are worth it: sleeping workers take up to a tenth of a millisecond to wake.
+SHARED_SIZE = 4_000_000
 
 
 def batchnorm_forward(
@@ -80,7 +84,8 @@ def batchnorm_forward(
     out = np.empty((n, d), dtype) if given is None else given
     mean = np.empty(d)
     rstd = np.empty(d)
-    _forward[dtype](x, gamma, beta, eps, momentum, running_mean, running_var, out, mean, rstd)
+    _forward[dtype](x, gamma, beta, eps, momentum, running_mean, running_var, out, mean, rstd,
+                    threads_for(x.size, SHARED_SIZE))
     return out, mean, rstd
 
 
@@ -148,7 +153,7 @@ def batchnorm_backward(
         dgamma = np.empty(d, dtype)
     if dbeta is None:
         dbeta = np.empty(d, dtype)
-    _backward[dtype](dout, x, gamma, mean, rstd, dx, dgamma, dbeta)
+    _backward[dtype](dout, x, gamma, mean, rstd, dx, dgamma, dbeta, threads_for(x.size, SHARED_SIZE))
     return dx, dgamma, dbeta
 
 
@@ -200,5 +205,5 @@ def batchnorm_inference(
             constants = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
             _check.written({"out": out}, constants, {"x": x})
     if n:
-        _inference[dtype](x, gamma, beta, running_mean, running_var, eps, out)
+        _inference[dtype](x, gamma, beta, running_mean, running_var, eps, out, threads_for(x.size, SHARED_SIZE))
     return out

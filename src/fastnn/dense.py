@@ -5,20 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from fastnn import _check
-from fastnn._kernels import by_dtype, dense, gemm, memory, simd
+from fastnn._kernels import by_dtype, dense, gemm, memory
+from fastnn.threads import threads_for
 
 _forward = by_dtype(dense.forward)
 _backward = by_dtype(dense.backward)
 _bias_forward = by_dtype(dense.bias_forward)
 _bias_backward = by_dtype(dense.bias_backward)
 
-# Up to this many multiplications the own product is used, above it NumPy's BLAS. Measured with `python -m bench --suite
-# kernels` against OpenBLAS on one thread: with AVX-512 the own product won at every size tried, up to 2048 x 2048 x 2048;
-# with AVX2 it wins up to some millions, beyond which its weight gradient falls behind.
-# Without vectors (compilers that have none to offer) it is for tiny operands only.
-OWN_PRODUCT_UP_TO = 2**62 if simd.level().startswith("x86-64-v4") else 2**21 if gemm.vector_lanes() > 1 else 2**12
+# Up to this many multiplications the own product is used, above it NumPy's BLAS. With vectors that is always: the own product
+# is level with OpenBLAS (0.9 to 1.9 times as fast, `python -m bench --suite gemm`), has the number of threads that fastnn was
+# given, and gives the same bits for any. Without vectors (compilers that have none to offer) it is for tiny operands only.
+OWN_PRODUCT_UP_TO = 2**62 if gemm.vector_lanes() > 1 else 2**12
 # A single row times a matrix is bound by reading the matrix: above this many entries BLAS reads it faster.
 OWN_VECTOR_PRODUCT_UP_TO = 2**16
+# Multiplications from which on several threads are worth it: sleeping workers take up to a tenth of a millisecond to wake.
+SHARED_WORK = 32_000_000
 
 
 def dense_forward(
@@ -63,7 +65,7 @@ def dense_forward(
     if n_rows == 0:
         return out
     if n_rows * n_in * n_out <= (OWN_PRODUCT_UP_TO if n_rows > 1 else OWN_VECTOR_PRODUCT_UP_TO):
-        _forward[dtype](x, weight, bias, out)
+        _forward[dtype](x, weight, bias, out, threads_for(n_rows * n_in * n_out, SHARED_WORK))
     else:
         with np.errstate(all="ignore"):
             np.matmul(x, weight, out=out)
@@ -139,7 +141,7 @@ def dense_backward(
         dweight.fill(0)
         dbias.fill(0)
     elif n_rows * n_in * n_out <= (OWN_PRODUCT_UP_TO if n_rows > 1 else OWN_VECTOR_PRODUCT_UP_TO):
-        _backward[dtype](dout, x, weight, dx, dweight, dbias)
+        _backward[dtype](dout, x, weight, dx, dweight, dbias, threads_for(n_rows * n_in * n_out, SHARED_WORK))
     else:
         with np.errstate(all="ignore"):
             if dx is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from fastnn import _check
 from fastnn._kernels import by_dtype, memory, sgd
+from fastnn.threads import threads_for
 
 _update = by_dtype(sgd.update)
-_sum_of_squares = by_dtype(sgd.sum_of_squares)
+
+# Numbers from which on several threads are worth it: sleeping workers take up to a tenth of a millisecond to wake.
+SHARED_SIZE = 2_000_000
 
 
 def sgd_update(
@@ -67,13 +68,5 @@ def sgd_update(
         raise ValueError("velocity: expected an array (zeros to start) to go with momentum > 0, got None")
     if param.size:
         _update[param.dtype](_check.flat(grad), lr, momentum, nesterov, weight_decay,
-                             None if velocity is None else _check.flat(velocity), _check.flat(param))
-
-
-def gradient_norm(g: np.ndarray) -> float:
-    """The Euclidean norm of a flat array, infinite or NaN only if an entry is."""
-    square = _sum_of_squares[g.dtype](g)
-    if math.isfinite(square):
-        return math.sqrt(square)
-    largest = float(np.abs(g).max())
-    return largest * math.sqrt(_sum_of_squares[g.dtype](g / largest)) if math.isfinite(largest) else largest
+                             None if velocity is None else _check.flat(velocity), _check.flat(param),
+                             threads_for(param.size, SHARED_SIZE))

@@ -57,6 +57,11 @@ def num_threads(n: int | None) -> Iterator[None]:
         _here.reset(token)
 
 
+def threads_for(work: int, enough: int) -> int:
+    """The threads for one call of a kernel: one, if it has less than `enough` to do."""
+    return 1 if work < enough else get_num_threads()
+
+
 def automatic() -> bool:
     """Whether nobody has set a number."""
     return not _chosen()

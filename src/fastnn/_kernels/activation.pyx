@@ -7,6 +7,7 @@ from cython cimport floating
 
 from fastnn._kernels.elementary cimport absolute, exp, expm1_negative, log1p_unit
 from fastnn._kernels.simd cimport extents, simd_void
+from fastnn._kernels.team cimport Call, part, share
 
 KINDS = {
     "identity": IDENTITY, "relu": RELU, "leaky_relu": LEAKY_RELU, "tanh": TANH, "sigmoid": SIGMOID,
@@ -128,13 +129,51 @@ cdef simd_void backward_tile(
         dx += lddx
 
 
-def forward(const floating[::1] x not None, int kind, floating[::1] y not None):
+# ---- the entries for Python: flat arrays
+
+cdef enum:
+    UNIT = 64           # numbers: whole cache lines
+    PART = 65536        # numbers of one tile of several at most
+
+cdef void part_of(const floating* any, Call* c, Py_ssize_t i) noexcept nogil:
+    cdef floating* dy = <floating*>c.arrays[0]
+    cdef floating* x = <floating*>c.arrays[1]
+    cdef floating* out = <floating*>c.arrays[2]
+    cdef Py_ssize_t n = min(c.sizes[0] - i, c.panel)
+    if dy == NULL:
+        forward_tile(x + i, n, 1, n, <int>c.sizes[1], out + i, n)
+    else:
+        backward_tile(dy + i, n, x + i, n, 1, n, <int>c.sizes[1], out + i, n)
+
+
+cdef void part_f32(void* call, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    part_of(<float*>NULL, <Call*>call, tile * (<Call*>call).panel)
+
+
+cdef void part_f64(void* call, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    part_of(<double*>NULL, <Call*>call, tile * (<Call*>call).panel)
+
+
+cdef void by_elements(const floating* dy, const floating* x, Py_ssize_t n, int kind, floating* out, Py_ssize_t n_threads) noexcept nogil:
+    cdef Call c
+    c.arrays[0] = <void*>dy
+    c.arrays[1] = <void*>x
+    c.arrays[2] = out
+    c.sizes[0] = n
+    c.sizes[1] = kind
+    c.panel = part(n, UNIT, PART, n_threads) if n_threads > 1 else n
+    share(part_f32 if floating is float else part_f64, &c, n, n_threads)
+
+
+def forward(const floating[::1] x not None, int kind, floating[::1] y not None, Py_ssize_t n_threads=1):
     extents(y.shape[0] == x.shape[0] > 0)
     with nogil:
-        forward_tile(&x[0], x.shape[0], 1, x.shape[0], kind, &y[0], x.shape[0])
+        by_elements(<const floating*>NULL, &x[0], x.shape[0], kind, &y[0], n_threads)
 
 
-def backward(const floating[::1] dy not None, const floating[::1] y not None, int kind, floating[::1] dx not None):
+def backward(
+    const floating[::1] dy not None, const floating[::1] y not None, int kind, floating[::1] dx not None, Py_ssize_t n_threads=1,
+):
     extents(dy.shape[0] == y.shape[0] == dx.shape[0] > 0)
     with nogil:
-        backward_tile(&dy[0], y.shape[0], &y[0], y.shape[0], 1, y.shape[0], kind, &dx[0], y.shape[0])
+        by_elements(&dy[0], &y[0], y.shape[0], kind, &dx[0], n_threads)

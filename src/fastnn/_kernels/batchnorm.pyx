@@ -12,6 +12,7 @@ from cython cimport floating
 from libc.math cimport sqrt
 
 from fastnn._kernels.simd cimport extents, simd_void
+from fastnn._kernels.team cimport Call, part, share
 
 
 cdef double ZEROS[COLUMNS]      # a row of either type that adds nothing to a sum; statically zero
@@ -231,56 +232,113 @@ cdef simd_void inference_tile(
     scale_shift(x, n, d, ldx, running_mean, scale, beta, out, ldo)
 
 
-# ---- the entries for Python: one row-major array each, in blocks of COLUMNS features
+# ---- the entries for Python: one row-major array each, by blocks of features
+
+cdef enum:
+    UNIT = 512          # features of a block: narrower ones read memory in pieces too short for it to be fast
+    FORWARD, BACKWARD, INFERENCE
+
+cdef void forward_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
+    cdef Py_ssize_t d = c.sizes[1]
+    cdef floating* running_mean = <floating*>c.arrays[3]
+    cdef floating* running_var = <floating*>c.arrays[4]
+    forward_tile(
+        <floating*>c.arrays[0] + j, c.sizes[0], min(d - j, c.panel), d, <floating*>c.arrays[1] + j, <floating*>c.arrays[2] + j,
+        c.numbers[0], c.numbers[1], running_mean + j if running_mean != NULL else NULL,
+        running_var + j if running_var != NULL else NULL,
+        <floating*>c.arrays[5] + j, d, <double*>c.arrays[6] + j, <double*>c.arrays[7] + j)
+
+
+cdef void backward_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
+    cdef Py_ssize_t d = c.sizes[1]
+    backward_tile(
+        <floating*>c.arrays[0] + j, d, <floating*>c.arrays[1] + j, c.sizes[0], min(d - j, c.panel), d,
+        <floating*>c.arrays[2] + j, <double*>c.arrays[3] + j, <double*>c.arrays[4] + j,
+        <floating*>c.arrays[5] + j, d, <floating*>c.arrays[6] + j, <floating*>c.arrays[7] + j)
+
+
+cdef void inference_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
+    cdef Py_ssize_t d = c.sizes[1]
+    inference_tile(
+        <floating*>c.arrays[0] + j, c.sizes[0], min(d - j, c.panel), d, <floating*>c.arrays[1] + j, <floating*>c.arrays[2] + j,
+        <floating*>c.arrays[3] + j, <floating*>c.arrays[4] + j, c.numbers[0], <floating*>c.arrays[5] + j, d)
+
+
+cdef void part_of(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
+    if c.sizes[2] == FORWARD:
+        forward_part(any, c, j)
+    elif c.sizes[2] == BACKWARD:
+        backward_part(any, c, j)
+    else:
+        inference_part(any, c, j)
+
+
+cdef void part_f32(void* call, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    part_of(<float*>NULL, <Call*>call, tile * (<Call*>call).panel)
+
+
+cdef void part_f64(void* call, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    part_of(<double*>NULL, <Call*>call, tile * (<Call*>call).panel)
+
+
+cdef void by_features(const floating* any, Call* c, Py_ssize_t n, Py_ssize_t d, int which, Py_ssize_t n_threads) noexcept nogil:
+    c.sizes[0] = n
+    c.sizes[1] = d
+    c.sizes[2] = which
+    c.panel = part(d, UNIT, COLUMNS, n_threads)
+    share(part_f32 if floating is float else part_f64, c, d, n_threads)
+
 
 def forward(
     const floating[:, ::1] x not None, const floating[::1] gamma not None, const floating[::1] beta not None,
     double eps, double momentum, floating[::1] running_mean, floating[::1] running_var,
-    floating[:, ::1] out not None, double[::1] mean not None, double[::1] rstd not None,
+    floating[:, ::1] out not None, double[::1] mean not None, double[::1] rstd not None, Py_ssize_t n_threads=1,
 ):
-    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1]
     cdef bint running = running_mean is not None and running_var is not None
+    cdef Call c
     extents(
         n > 1 and gamma.shape[0] == beta.shape[0] == mean.shape[0] == rstd.shape[0] == out.shape[1] == d > 0
         and out.shape[0] == n and (not running or running_mean.shape[0] == running_var.shape[0] == d))
+    c.arrays[:8] = [<void*>&x[0, 0], <void*>&gamma[0], <void*>&beta[0], NULL, NULL, <void*>&out[0, 0], <void*>&mean[0], <void*>&rstd[0]]
+    if running:
+        c.arrays[3] = <void*>&running_mean[0]
+        c.arrays[4] = <void*>&running_var[0]
+    c.numbers[0] = eps
+    c.numbers[1] = momentum
     with nogil:
-        for block in range((d + COLUMNS - 1) // COLUMNS):
-            j = block * COLUMNS
-            forward_tile(
-                &x[0, j], n, min(d - j, COLUMNS), d, &gamma[j], &beta[j], eps, momentum,
-                &running_mean[j] if running else NULL, &running_var[j] if running else NULL,
-                &out[0, j], d, &mean[j], &rstd[j])
+        by_features(&x[0, 0], &c, n, d, FORWARD, n_threads)
 
 
 def backward(
     const floating[:, ::1] dout not None, const floating[:, ::1] x not None, const floating[::1] gamma not None,
     const double[::1] mean not None, const double[::1] rstd not None,
-    floating[:, ::1] dx not None, floating[::1] dgamma not None, floating[::1] dbeta not None,
+    floating[:, ::1] dx not None, floating[::1] dgamma not None, floating[::1] dbeta not None, Py_ssize_t n_threads=1,
 ):
-    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1]
+    cdef Call c
     extents(
         n > 1 and dout.shape[0] == dx.shape[0] == n and dout.shape[1] == dx.shape[1] == d > 0
         and gamma.shape[0] == mean.shape[0] == rstd.shape[0] == dgamma.shape[0] == dbeta.shape[0] == d)
+    c.arrays[:8] = [
+        <void*>&dout[0, 0], <void*>&x[0, 0], <void*>&gamma[0], <void*>&mean[0], <void*>&rstd[0], <void*>&dx[0, 0],
+        <void*>&dgamma[0], <void*>&dbeta[0]]
     with nogil:
-        for block in range((d + COLUMNS - 1) // COLUMNS):
-            j = block * COLUMNS
-            backward_tile(
-                &dout[0, j], d, &x[0, j], n, min(d - j, COLUMNS), d, &gamma[j], &mean[j], &rstd[j],
-                &dx[0, j], d, &dgamma[j], &dbeta[j])
+        by_features(&x[0, 0], &c, n, d, BACKWARD, n_threads)
 
 
 def inference(
     const floating[:, ::1] x not None, const floating[::1] gamma not None, const floating[::1] beta not None,
     const floating[::1] running_mean not None, const floating[::1] running_var not None, double eps,
-    floating[:, ::1] out not None,
+    floating[:, ::1] out not None, Py_ssize_t n_threads=1,
 ):
-    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], block, j
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1]
+    cdef Call c
     extents(
         n > 0 and out.shape[0] == n and out.shape[1] == d > 0
         and gamma.shape[0] == beta.shape[0] == running_mean.shape[0] == running_var.shape[0] == d)
+    c.arrays[:6] = [
+        <void*>&x[0, 0], <void*>&gamma[0], <void*>&beta[0], <void*>&running_mean[0], <void*>&running_var[0], <void*>&out[0, 0]]
+    c.numbers[0] = eps
     with nogil:
-        for block in range((d + COLUMNS - 1) // COLUMNS):
-            j = block * COLUMNS
-            inference_tile(
-                &x[0, j], n, min(d - j, COLUMNS), d, &gamma[j], &beta[j], &running_mean[j], &running_var[j], eps,
-                &out[0, j], d)
+        by_features(&x[0, 0], &c, n, d, INFERENCE, n_threads)

@@ -3,7 +3,7 @@
 from cython cimport floating
 
 from fastnn._kernels.elementary cimport compensated, rounding_of_sum
-from fastnn._kernels.gemm cimport gemm
+from fastnn._kernels.gemm cimport shared_gemm
 from fastnn._kernels.simd cimport extents, simd_void
 
 
@@ -56,7 +56,7 @@ cdef simd_void add_row(
 
 def forward(
     const floating[:, ::1] x not None, const floating[:, ::1] weight not None, const floating[::1] bias,
-    floating[:, ::1] out not None,
+    floating[:, ::1] out not None, Py_ssize_t n_threads=1,
 ):
     cdef Py_ssize_t n_in = weight.shape[0], n_out = weight.shape[1]
     cdef const floating* b = NULL
@@ -67,12 +67,12 @@ def forward(
         b = &bias[0]
     # out = x weight + bias
     with nogil:
-        gemm(x.shape[0], n_out, n_in, &x[0, 0], n_in, 1, &weight[0, 0], n_out, 1, b, &out[0, 0], n_out)
+        shared_gemm(x.shape[0], n_out, n_in, &x[0, 0], n_in, 1, &weight[0, 0], n_out, 1, b, &out[0, 0], n_out, n_threads)
 
 
 def backward(
     const floating[:, ::1] dout not None, const floating[:, ::1] x not None, const floating[:, ::1] weight not None,
-    floating[:, ::1] dx, floating[:, ::1] dweight not None, floating[::1] dbias not None,
+    floating[:, ::1] dx, floating[:, ::1] dweight not None, floating[::1] dbias not None, Py_ssize_t n_threads=1,
 ):
     cdef Py_ssize_t n = x.shape[0], n_in = weight.shape[0], n_out = weight.shape[1]
     cdef const floating* no_bias = NULL
@@ -86,9 +86,9 @@ def backward(
     with nogil:
         # dx = dout weight^T
         if to_dx != NULL:
-            gemm(n, n_in, n_out, &dout[0, 0], n_out, 1, &weight[0, 0], 1, n_out, no_bias, to_dx, n_in)
+            shared_gemm(n, n_in, n_out, &dout[0, 0], n_out, 1, &weight[0, 0], 1, n_out, no_bias, to_dx, n_in, n_threads)
         # dweight = x^T dout
-        gemm(n_in, n_out, n, &x[0, 0], 1, n_in, &dout[0, 0], n_out, 1, no_bias, &dweight[0, 0], n_out)
+        shared_gemm(n_in, n_out, n, &x[0, 0], 1, n_in, &dout[0, 0], n_out, 1, no_bias, &dweight[0, 0], n_out, n_threads)
         sum_rows(&dout[0, 0], n, n_out, &dbias[0])
 
 

@@ -8,6 +8,13 @@ cdef void gemm(
     const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
     const floating* bias, floating* c, Py_ssize_t c_row) noexcept nogil
 
+# the same by several threads, each a part of the columns, or of the rows where they are more
+cdef void shared_gemm(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
+    const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
+    const floating* bias, floating* c, Py_ssize_t c_row, Py_ssize_t n_threads) noexcept nogil
+
 # the elements of a vector register
 cdef Py_ssize_t vector_size(const floating* any) noexcept nogil
 

@@ -8,6 +8,7 @@ as a transpose; else B is read where it lies. C is overwritten, whatever it held
 from cython cimport floating
 
 from fastnn._kernels.simd cimport extents
+from fastnn._kernels.team cimport Call, part, share
 
 cdef extern from "gemm.h":
     ctypedef struct fastnn_tile_f32:
@@ -195,6 +196,54 @@ cdef void gemm(
                 i += mc
             p += kc
         column += nc
+
+
+cdef struct Product:
+    Call call
+    Py_ssize_t m, n, k, a_row, a_col, b_row, b_col, c_row
+    bint by_rows
+
+
+cdef void product_part(const floating* any, Product* p, Py_ssize_t first) noexcept nogil:
+    cdef floating* a = <floating*>p.call.arrays[0]
+    cdef floating* b = <floating*>p.call.arrays[1]
+    cdef floating* bias = <floating*>p.call.arrays[2]
+    cdef floating* c = <floating*>p.call.arrays[3]
+    if p.by_rows:
+        gemm(min(p.m - first, p.call.panel), p.n, p.k, a + first * p.a_row, p.a_row, p.a_col, b, p.b_row, p.b_col, bias,
+             c + first * p.c_row, p.c_row)
+    else:
+        gemm(p.m, min(p.n - first, p.call.panel), p.k, a, p.a_row, p.a_col, b + first * p.b_col, p.b_row, p.b_col,
+             bias + first if bias != NULL else NULL, c + first, p.c_row)
+
+
+cdef void product_f32(void* p, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    product_part(<float*>NULL, <Product*>p, tile * (<Product*>p).call.panel)
+
+
+cdef void product_f64(void* p, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    product_part(<double*>NULL, <Product*>p, tile * (<Product*>p).call.panel)
+
+
+cdef void shared_gemm(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
+    const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
+    const floating* bias, floating* c, Py_ssize_t c_row, Py_ssize_t n_threads,
+) noexcept nogil:
+    cdef Product p
+    if n_threads == 1:
+        gemm(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row)
+        return
+    p.call.arrays[0] = <void*>a
+    p.call.arrays[1] = <void*>b
+    p.call.arrays[2] = <void*>bias
+    p.call.arrays[3] = c
+    p.m, p.n, p.k, p.a_row, p.a_col, p.b_row, p.b_col, p.c_row = m, n, k, a_row, a_col, b_row, b_col, c_row
+    # no part of a tall product has as few rows as would be computed in another order
+    p.by_rows = m > n and m > 8 * FEW
+    p.call.panel = part(m if p.by_rows else n, 4 * FEW, m + n, n_threads)
+    share(product_f32 if floating is float else product_f64, &p.call, m if p.by_rows else n, n_threads)
 
 
 cdef Py_ssize_t vector_size(const floating* any) noexcept nogil:

@@ -3,6 +3,11 @@
 from cython cimport floating
 
 from fastnn._kernels.simd cimport extents, simd_void
+from fastnn._kernels.team cimport Call, part, share
+
+cdef enum:
+    UNIT = 64           # numbers: whole cache lines
+    PART = 131072       # numbers of one tile of several at most
 
 
 cdef simd_void update_tile(
@@ -53,28 +58,35 @@ cdef simd_void squares_tile(
         sums[l] += <double>x[l] * x[l]
 
 
+cdef void update_part(const floating* any, Call* c, Py_ssize_t first) noexcept nogil:
+    cdef floating* velocity = <floating*>c.arrays[1]
+    cdef Py_ssize_t n = min(c.sizes[0] - first, c.panel)
+    update_tile(
+        <floating*>c.arrays[0] + first, n, 1, n, <floating>c.numbers[0], <floating>c.numbers[1], c.sizes[1],
+        <floating>c.numbers[2], velocity + first if velocity != NULL else NULL, <floating*>c.arrays[2] + first, n)
+
+
+cdef void update_f32(void* call, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    update_part(<float*>NULL, <Call*>call, tile * (<Call*>call).panel)
+
+
+cdef void update_f64(void* call, Py_ssize_t tile, Py_ssize_t worker) noexcept nogil:
+    update_part(<double*>NULL, <Call*>call, tile * (<Call*>call).panel)
+
+
 def update(
     const floating[::1] grad not None, floating lr, floating momentum, bint nesterov, floating weight_decay,
-    floating[::1] velocity, floating[::1] param not None,
+    floating[::1] velocity, floating[::1] param not None, Py_ssize_t n_threads=1,
 ):
     cdef Py_ssize_t n = param.shape[0]
-    cdef floating* v = NULL
+    cdef Call c
     extents(grad.shape[0] == n > 0 and (velocity is None or velocity.shape[0] == n))
+    c.arrays[:3] = [<void*>&grad[0], NULL, <void*>&param[0]]
     if velocity is not None:
-        v = &velocity[0]
+        c.arrays[1] = <void*>&velocity[0]
+    c.sizes[0] = n
+    c.sizes[1] = nesterov
+    c.numbers[:3] = [lr, momentum, weight_decay]
+    c.panel = part(n, UNIT, PART, n_threads) if n_threads > 1 else n
     with nogil:
-        update_tile(&grad[0], n, 1, n, lr, momentum, nesterov, weight_decay, v, &param[0], n)
-
-
-def sum_of_squares(const floating[::1] x not None):
-    cdef double sums[LANES]
-    cdef Py_ssize_t l
-    cdef double total = 0
-    extents(x.shape[0] > 0)
-    for l in range(LANES):
-        sums[l] = 0
-    with nogil:
-        squares_tile(&x[0], x.shape[0], sums)
-    for l in range(LANES):
-        total += sums[l]
-    return total
+        share(update_f32 if floating is float else update_f64, &c, n, n_threads)

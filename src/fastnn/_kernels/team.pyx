@@ -150,6 +150,20 @@ cdef void run(tile_function function, void* context, Py_ssize_t n_tiles, Py_ssiz
             fastnn_yield()
 
 
+cdef void share(tile_function function, Call* call, Py_ssize_t total, Py_ssize_t n_threads) noexcept nogil:
+    cdef Py_ssize_t got = join(n_threads) if n_threads > 1 else 1
+    run(function, call, (total + call.panel - 1) // call.panel, got)
+    if n_threads > 1:
+        leave(got)
+
+
+cdef Py_ssize_t part(Py_ssize_t total, Py_ssize_t unit, Py_ssize_t most, Py_ssize_t n_threads) noexcept nogil:
+    cdef Py_ssize_t size = total
+    if n_threads > 1:
+        size = (total + 2 * n_threads - 1) // (2 * n_threads)
+    return min((size + unit - 1) // unit * unit, most)
+
+
 def forget():
     """In a forked child: the workers are the parent's, and so is whatever they were at."""
     team.word = 0
