@@ -224,6 +224,22 @@ def test_training_has_the_same_bits_with_any_number_of_threads(
     assert trained(loss, dtype, batch_size, 1, kind=kind, clip=clip) not in results[1]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_sum_of_a_large_loss_does_not_depend_on_the_threads(loss: str, dtype: str) -> None:
+    """It is taken in parts, of some thousand outputs, and rounded."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(900, 8))
+    y = rng.integers(0, 300, 900) if loss == "softmax_cross_entropy" else rng.random((900, 300))
+    results = set()
+    for n in COUNTS:
+        net = fnn.Sequential([fnn.Dense(8, 30), fnn.Tanh(), fnn.Dense(30, 300)], loss=loss, dtype=dtype, seed=0)
+        with fnn.num_threads(n):
+            history = net.fit(x, y, epochs=3, batch_size=450, optimizer=fnn.SGD(lr=0.1))
+            results.add(digest(history.loss, net.loss_and_gradients(x, y)[0], net.evaluate(x, y)["loss"]))
+    assert len(results) == 1
+
+
 def test_a_choice_that_changes_while_it_trains_does_not_show() -> None:
     """The automatic choice tries one thread and all, turn and turn about."""
     results = set()
@@ -405,6 +421,8 @@ def child(work):
 def in_child():
     result = train()
     assert team.n_workers() >= 2
+    if sys.platform == "linux":         # not those of the parent, which are not here
+        assert len(os.listdir("/proc/self/task")) >= 3
     assert train(5) == train(1) == result
     return result
 

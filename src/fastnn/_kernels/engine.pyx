@@ -24,7 +24,7 @@ from fastnn._kernels.batchnorm cimport (
 from fastnn._kernels.dense cimport column_sums
 from fastnn._kernels.dropout cimport mask_tile, scale_tile
 from fastnn._kernels.elementary cimport compensated
-from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, vector_size
+from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, vector_size
 from fastnn._kernels.loss cimport add, sigmoid_tile, softmax_tile, squared_error_tile
 from fastnn._kernels.rows cimport Source, describe, expect_row, take_label, take_row
 from fastnn._kernels.sgd cimport LANES, squares_tile, update_tile
@@ -116,8 +116,9 @@ cdef Py_ssize_t panel_width(const floating* any, const Run* r, Py_ssize_t total,
         width = min(width, max(WEIGHT_BYTES // row_bytes, 2 * unit))
     elif r.n >= 64:
         width = max(width, 8 * unit)
-    if r.n_threads > 1:
-        width = min(width, max(divide_up(total, 2 * r.n_threads), 2 * unit))
+    if r.n_threads > 1 or has_blas():
+        # a library may round by where a panel begins: then all numbers of threads have the same panels
+        width = min(width, max(divide_up(total, 4 if has_blas() else 2 * r.n_threads), 2 * unit))
     width = divide_up(total, divide_up(total, width))
     return divide_up(width, unit) * unit
 

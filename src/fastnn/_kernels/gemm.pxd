@@ -15,6 +15,9 @@ cdef void shared_gemm(
     const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
     const floating* bias, floating* c, Py_ssize_t c_row, Py_ssize_t n_threads) noexcept nogil
 
+# whether large products go to a library whose bits may depend on the parts they are cut into
+cdef bint has_blas() noexcept nogil
+
 # the elements of a vector register
 cdef Py_ssize_t vector_size(const floating* any) noexcept nogil
 

@@ -6,6 +6,8 @@ as a transpose; else B is read where it lies. C is overwritten, whatever it held
 """
 
 from cython cimport floating
+from libc.limits cimport INT_MAX
+from libc.stdint cimport int64_t
 
 from fastnn._kernels.simd cimport extents
 from fastnn._kernels.team cimport Call, part, share
@@ -59,6 +61,71 @@ cdef enum:
 
 cdef fastnn_tile_f32 TILE_F32 = fastnn_best_tile_f32()
 cdef fastnn_tile_f64 TILE_F64 = fastnn_best_tile_f64()
+
+
+# A CBLAS for large products, if the user has named one: its functions, for either width of its integers.
+ctypedef void (*sgemm_32)(
+    int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb,
+    float beta, float* c, int ldc) noexcept nogil
+ctypedef void (*sgemm_64)(
+    int order, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
+    const float* b, int64_t ldb, float beta, float* c, int64_t ldc) noexcept nogil
+ctypedef void (*dgemm_32)(
+    int order, int trans_a, int trans_b, int m, int n, int k, double alpha, const double* a, int lda, const double* b, int ldb,
+    double beta, double* c, int ldc) noexcept nogil
+ctypedef void (*dgemm_64)(
+    int order, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda,
+    const double* b, int64_t ldb, double beta, double* c, int64_t ldc) noexcept nogil
+
+cdef enum:
+    ROW_MAJOR = 101
+    NO_TRANS = 111
+    TRANS = 112
+    LARGE = 2097152         # multiplications from which on it is called
+
+cdef size_t SGEMM = 0, DGEMM = 0
+cdef int BLAS_INTEGER = 0
+
+
+cdef bint blas(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
+    const floating* b, Py_ssize_t b_row, Py_ssize_t b_col, const floating* bias, floating* c, Py_ssize_t c_row,
+) noexcept nogil:
+    # the product by the library, or False where that cannot be: an operand with two strides, integers too large for it
+    cdef int trans_a = NO_TRANS if a_col == 1 else TRANS
+    cdef int trans_b = NO_TRANS if b_col == 1 else TRANS
+    cdef Py_ssize_t lda = a_row if a_col == 1 else a_col, ldb = b_row if b_col == 1 else b_col
+    cdef Py_ssize_t i, j
+    if (a_col != 1 and a_row != 1) or (b_col != 1 and b_row != 1):
+        return False
+    if BLAS_INTEGER == 4 and max(max(max(m, n), max(k, lda)), max(ldb, c_row)) > INT_MAX:
+        return False
+    if floating is float:
+        if BLAS_INTEGER == 4:
+            (<sgemm_32>SGEMM)(ROW_MAJOR, trans_a, trans_b, <int>m, <int>n, <int>k, 1, a, <int>lda, b, <int>ldb, 0, c, <int>c_row)
+        else:
+            (<sgemm_64>SGEMM)(ROW_MAJOR, trans_a, trans_b, m, n, k, 1, a, lda, b, ldb, 0, c, c_row)
+    elif BLAS_INTEGER == 4:
+        (<dgemm_32>DGEMM)(ROW_MAJOR, trans_a, trans_b, <int>m, <int>n, <int>k, 1, a, <int>lda, b, <int>ldb, 0, c, <int>c_row)
+    else:
+        (<dgemm_64>DGEMM)(ROW_MAJOR, trans_a, trans_b, m, n, k, 1, a, lda, b, ldb, 0, c, c_row)
+    if bias != NULL:
+        for i in range(m):
+            for j in range(n):
+                c[i * c_row + j] += bias[j]
+    return True
+
+
+cdef bint has_blas() noexcept nogil:
+    return BLAS_INTEGER != 0
+
+
+def use_blas(size_t sgemm, size_t dgemm, int integer):
+    """Call these functions of a CBLAS for large products; `integer` is the bytes of its integers, 4 or 8."""
+    global SGEMM, DGEMM, BLAS_INTEGER
+    SGEMM = sgemm
+    DGEMM = dgemm
+    BLAS_INTEGER = integer
 
 
 cdef inline Py_ssize_t divide_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -142,6 +209,8 @@ cdef void gemm(
     cdef const floating *panel_bias
     cdef bint ragged, last
 
+    if BLAS_INTEGER != 0 and m * n * k >= LARGE and blas(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row):
+        return
     if m <= FEW and b_row == 1 and a_col == 1 and k >= lanes:
         dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
         return
@@ -232,7 +301,7 @@ cdef void shared_gemm(
     const floating* bias, floating* c, Py_ssize_t c_row, Py_ssize_t n_threads,
 ) noexcept nogil:
     cdef Product p
-    if n_threads == 1:
+    if n_threads == 1 and BLAS_INTEGER == 0:
         gemm(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row)
         return
     p.call.arrays[0] = <void*>a
@@ -242,7 +311,8 @@ cdef void shared_gemm(
     p.m, p.n, p.k, p.a_row, p.a_col, p.b_row, p.b_col, p.c_row = m, n, k, a_row, a_col, b_row, b_col, c_row
     # no part of a tall product has as few rows as would be computed in another order
     p.by_rows = m > n and m > 8 * FEW
-    p.call.panel = part(m if p.by_rows else n, 4 * FEW, m + n, n_threads)
+    # a library may round by where a part begins: then all numbers of threads have the same parts
+    p.call.panel = part(m if p.by_rows else n, 4 * FEW, m + n, 2 if BLAS_INTEGER != 0 else n_threads)
     share(product_f32 if floating is float else product_f64, &p.call, m if p.by_rows else n, n_threads)
 
 
