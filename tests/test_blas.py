@@ -26,8 +26,8 @@ for dtype in ("float32", "float64"):
     for threads in (1, 2, 3):
         with fnn.num_threads(threads):
             net = fnn.Sequential(
-                [fnn.Dense(300, 260, bias=False), fnn.BatchNorm(260), fnn.ReLU(), fnn.Dense(260, 200), fnn.Tanh(), fnn.Dense(200, 10)],
-                dtype=dtype, seed=0)
+                [fnn.Dense(300, 260, bias=False), fnn.BatchNorm(260), fnn.ReLU(), fnn.Dense(260, 200), fnn.Tanh(),
+                 fnn.Dense(200, 10)], dtype=dtype, seed=0)
             losses.append(net.fit(x, y, epochs=3, batch_size=128, optimizer=fnn.SGD(lr=0.1, momentum=0.9)).loss[-1])
             out = fnn.dense_forward(x.astype(dtype), net.layers[0].weight.copy())
             digests.add(hashlib.sha256(b"".join(a.tobytes() for a in net.state_dict().values()) + out.tobytes()).hexdigest())

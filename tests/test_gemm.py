@@ -54,11 +54,11 @@ FEW = 16        # rows of A up to which a transposed B is read as it lies
 def by_dots(a, b):
     """Whether an element is a dot product of two runs of memory, vector by vector, instead of the sum in order.
 
-    Then both lie along the sum, which is at least a vector long, and A has few rows.
+    Then both lie along the sum, which is at least a vector long, or A is tiny, and A has few rows.
     """
     lanes = max(gemm.vector_lanes() * 4 // a.itemsize, 1)
     m, k = a.shape
-    return m <= FEW and k >= lanes and a.strides[1] == a.itemsize and b.strides[0] == b.itemsize
+    return m <= FEW and (k >= lanes or m * k <= lanes) and a.strides[1] == a.itemsize and b.strides[0] == b.itemsize
 
 
 def assert_product(a, b, bias, case):

@@ -206,8 +206,7 @@ def trained(loss: str, dtype: str, batch_size: int, seed: int = 0, *, kind: str 
     return digest(*net.state_dict().values(), history.loss, loss_now, *gradients.values(), out)
 
 
-@pytest.mark.parametrize("batch_size", [16, 65])
-@pytest.mark.parametrize("kind", ["f8", "u1"])
+@pytest.mark.parametrize(("kind", "batch_size"), [("f8", 65), ("u1", 65), ("u1", 16)])
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["plain", "clip"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_training_has_the_same_bits_with_any_number_of_threads(
@@ -271,7 +270,7 @@ def test_a_choice_that_changes_while_it_trains_does_not_show() -> None:
 def test_prediction_has_the_same_bits_with_any_number_of_threads(dtype: str) -> None:
     for loss in LOSSES:
         net = build(loss, dtype)
-        for rows, kind in ((1, "f8"), (127, "u1"), (128, "f8"), (129, "f8"), (1000, "u1")):
+        for rows, kind in ((1, "f8"), (128, "f8"), (129, "f8"), (700, "u1")):
             x, y = data(loss, rows, kind)
             results = set()
             for n in COUNTS:

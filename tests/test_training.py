@@ -1109,3 +1109,14 @@ def test_regression() -> None:
     net = fnn.Sequential([fnn.Dense(1, 32), fnn.Tanh(), fnn.Dense(32, 2)], loss="mean_squared_error", seed=0)
     net.fit(x, y, epochs=300, optimizer=fnn.SGD(lr=0.1, momentum=0.9, weight_decay=1e-6, clip_norm=5.0))
     assert net.evaluate(x, y)["loss"] < 0.02 * y.var(axis=0).mean()
+
+
+@pytest.mark.parametrize("error", [ValueError, fnn.DivergedError])
+def test_a_fit_that_fails_at_its_first_step_has_not_shuffled(error: type[Exception]) -> None:
+    net, twin = build(), build()
+    x, y = random_data()
+    with pytest.raises(error):
+        net.fit(np.full_like(x, np.nan), y, batch_size=8, check_finite=error is ValueError)
+    for n in (net, twin):
+        n.fit(x, y, batch_size=8)
+    assert bits(net) == bits(twin)

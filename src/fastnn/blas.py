@@ -1,8 +1,9 @@
 """``FASTNN_BLAS=/path/to/library``: a CBLAS for the large matrix products instead of fastnn's own.
 
-For processors whose vendor has a library that is hard to beat (Accelerate, MKL). It is called by several threads at once, each with
-a product of its own, so it is told to use one thread where it has a function for that; otherwise set the variable that it
-heeds (``VECLIB_MAXIMUM_THREADS=1``, ...). Results then have its rounding; they still do not depend on the number of threads.
+For processors whose vendor has a library that is hard to beat (Accelerate, MKL). It is called by several threads at once,
+each with a product of its own, so it is told to use one thread where it has a function for that; otherwise set the variable
+that it heeds (``VECLIB_MAXIMUM_THREADS=1``, ...). Results then have its rounding; they still do not depend on the number of
+threads.
 """
 
 from __future__ import annotations

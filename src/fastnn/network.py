@@ -233,10 +233,17 @@ class Sequential:
             self._use(optimizer)
             for _ in range(epochs):
                 started = time.perf_counter()
+                generator, steps = self._rng.bit_generator.state, self._step
                 order = self._rng.permutation(len(x)) if shuffle else None
-                loss = self._run(
-                    x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
-                    at=f" of epoch {self._epoch + 1}")
+                try:
+                    loss = self._run(
+                        x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
+                        at=f" of epoch {self._epoch + 1}")
+                except BaseException:
+                    if self._step == steps:
+                        # nothing of this epoch has happened
+                        self._rng.bit_generator.state = generator
+                    raise
                 self._epoch += 1
                 record = {"epoch": self._epoch, "loss": loss, "lr": optimizer.lr, "seconds": time.perf_counter() - started}
                 if validation is not None:

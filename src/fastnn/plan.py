@@ -201,7 +201,7 @@ class Plan:
         rows = max(1, engine.LOSS_ROWS // self.n_out)
         layout = np.array([
             self.n_in, self.n_out, engine.LOSSES[self.loss], place(n, 8), place(n * ld), ld, place(2 * -(-n // rows), 8),
-            place(2 * n, 8), self.n_weights], np.int64)
+            place(2 * n, 8), self.n_weights, place(2 * len(blocks), 8)], np.int64)
         return ops, table, layout, size
 
     def _row(self, shape: tuple[int, ...]) -> int:

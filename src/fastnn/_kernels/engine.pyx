@@ -80,6 +80,8 @@ cdef struct Run:
     # the phase
     int phase
     Py_ssize_t block, panel, n_threads
+    Py_ssize_t widths_n, widths_threads
+    Py_ssize_t* widths          # of the panels of each block, forward and backward, for so many rows and threads
     double scale
     int64_t* bad                # for each gathered row, what is wrong with it
     # inference
@@ -121,6 +123,20 @@ cdef Py_ssize_t panel_width(const floating* any, const Run* r, Py_ssize_t total,
         width = min(width, max(divide_up(total, 4 if has_blas() else 2 * r.n_threads), 2 * unit))
     width = divide_up(total, divide_up(total, width))
     return divide_up(width, unit) * unit
+
+
+cdef void find_widths(const floating* any, Run* r) noexcept nogil:
+    cdef const Op* op
+    cdef Py_ssize_t b
+    if r.widths_n == r.n and r.widths_threads == r.n_threads:
+        return
+    r.widths_n = r.n
+    r.widths_threads = r.n_threads
+    for b in range(r.n_blocks):
+        op = &r.ops[r.blocks[b].begin]
+        r.widths[2 * b] = panel_width(any, r, r.blocks[b].width, 0)
+        if r.blocks[b].dense:
+            r.widths[2 * b + 1] = panel_width(any, r, op.n_in, op.ldp * sizeof(floating))
 
 
 # ---------------------------------------------------------------------------------------------------------- one tile
@@ -206,12 +222,12 @@ cdef void loss(const floating* any, Run* r, Py_ssize_t tile, Py_ssize_t first, P
 
 
 cdef void step_down(
-    const floating* any, Run* r, const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d, bint decays,
+    const floating* any, Run* r, const floating* factors, const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d, bint decays,
     floating* param, Py_ssize_t ldp,
 ) noexcept nogil:
     # the update of a block of parameters by its gradient
     cdef floating* velocity = <floating*>(<char*>param + r.to_velocity) if r.has_velocity else NULL
-    update_tile(grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov, <floating>(r.weight_decay if decays else 0),
+    update_tile(factors, grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov, <floating>(r.weight_decay if decays else 0),
                 velocity, param, ldp)
 
 
@@ -251,9 +267,9 @@ cdef void backward_ops(const floating* any, Run* r, Py_ssize_t worker, const Blo
                 elif op.second:
                     column_sums(d + k, r.n, min(w - k, COLUMNS), block.ldd, dbeta)
                 if r.fused and op.kind == BATCHNORM:
-                    step_down(any, r, dgamma, COLUMNS, 1, min(w - k, COLUMNS), False, <floating*>op.first + j + k, COLUMNS)
+                    step_down(any, r, NULL, dgamma, COLUMNS, 1, min(w - k, COLUMNS), False, <floating*>op.first + j + k, COLUMNS)
                 if r.fused and op.second:
-                    step_down(any, r, dbeta, COLUMNS, 1, min(w - k, COLUMNS), False, <floating*>op.second + j + k, COLUMNS)
+                    step_down(any, r, NULL, dbeta, COLUMNS, 1, min(w - k, COLUMNS), False, <floating*>op.second + j + k, COLUMNS)
         spent(r, worker, 4 * o + 1, since)
 
 
@@ -265,7 +281,7 @@ cdef void backward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t i,
     cdef floating* d = at(any, r, block.d)
     cdef floating* weight = <floating*>op.first + i * op.ldp
     cdef floating* grad = <floating*>block_memory()
-    cdef Py_ssize_t rows, columns, first, q, j, w, size = sizeof(floating)
+    cdef Py_ssize_t rows, columns, first, j, w, size = sizeof(floating)
     cdef double since = clock(r)
 
     end = min(end, op.n_in)
@@ -281,21 +297,31 @@ cdef void backward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t i,
              <floating*>(<char*>weight + r.to_gradient), op.ldp)
         spent(r, worker, 4 * block.begin + 2, since)
         return
-    columns = min(op.ldp, 256)
-    rows = BLOCK_BYTES // size // columns
+    if r.n == 1:
+        # the gradient is the outer product of two rows
+        since = clock(r)
+        step_down(any, r, at(any, r, op.x) + i, d, 0, end - i, op.ldp, True, weight, op.ldp)
+        spent(r, worker, 4 * block.begin + 3, since)
+        return
+    columns = op.ldp
+    rows = end - i
+    if columns * rows * size > BLOCK_BYTES:
+        columns = min(op.ldp, 256)
+        rows = BLOCK_BYTES // size // columns
     first = i
     while first < end:
         w = min(rows, end - first)
-        for q in range(divide_up(op.ldp, columns)):
-            j = q * columns
+        j = 0
+        while j < op.ldp:
             since = clock(r)
             gemm(w, min(columns, op.ldp - j), r.n, at(any, r, op.x) + first, 1, op.ldx, d + j, block.ldd, 1, <floating*>NULL,
                  grad, min(columns, op.ldp - j))
             spent(r, worker, 4 * block.begin + 2, since)
             since = clock(r)
-            step_down(any, r, grad, min(columns, op.ldp - j), w, min(columns, op.ldp - j), True,
+            step_down(any, r, NULL, grad, min(columns, op.ldp - j), w, min(columns, op.ldp - j), True,
                       <floating*>op.first + first * op.ldp + j, op.ldp)
             spent(r, worker, 4 * block.begin + 3, since)
+            j += columns
         first += w
 
 
@@ -305,9 +331,9 @@ cdef void update_flat(const floating* any, Run* r, Py_ssize_t first, Py_ssize_t 
     cdef floating* g = <floating*>(r.parameters + r.to_gradient)
     cdef Py_ssize_t split = min(max(r.n_weights, first), last)
     if split > first:
-        step_down(any, r, g + first, FLAT, 1, split - first, True, p + first, FLAT)
+        step_down(any, r, NULL, g + first, FLAT, 1, split - first, True, p + first, FLAT)
     if last > split:
-        step_down(any, r, g + split, FLAT, 1, last - split, False, p + split, FLAT)
+        step_down(any, r, NULL, g + split, FLAT, 1, last - split, False, p + split, FLAT)
 
 
 cdef void infer(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -374,7 +400,7 @@ cdef void tile_f64(void* r, Py_ssize_t t, Py_ssize_t worker) noexcept nogil:
 cdef void phase(const floating* any, Run* r, int which, Py_ssize_t total, Py_ssize_t panel) noexcept nogil:
     r.phase = which
     r.panel = panel
-    run(tile_f32 if floating is float else tile_f64, r, divide_up(total, panel), r.n_threads)
+    run(tile_f32 if floating is float else tile_f64, r, 1 if total <= panel else divide_up(total, panel), r.n_threads)
 
 
 cdef double gradient_norm(const floating* any, const Run* r) noexcept nogil:
@@ -414,7 +440,8 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
     cdef const Block* last = &r.blocks[r.n_blocks - 1]
     cdef floating shrink
 
-    phase(any, r, GATHER, r.n, max(divide_up(r.n, 4 * r.n_threads), divide_up(FLAT // 4, r.n_in)))
+    find_widths(any, r)
+    phase(any, r, GATHER, r.n, r.n if r.n_threads == 1 else max(divide_up(r.n, 4 * r.n_threads), divide_up(FLAT // 4, r.n_in)))
     for i in range(r.n):
         if r.bad[2 * i] >= 0 or r.bad[2 * i + 1] >= 0:
             bad[0] = i
@@ -422,7 +449,7 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
             return NOT_FINITE_X if r.bad[2 * i] >= 0 else BAD_LABEL if r.loss_kind == SOFTMAX else NOT_FINITE_Y
     for b in range(r.n_blocks):
         r.block = b
-        phase(any, r, FORWARD, r.blocks[b].width, panel_width(any, r, r.blocks[b].width, 0))
+        phase(any, r, FORWARD, r.blocks[b].width, r.widths[2 * b])
     if r.y.base == NULL:
         return DONE
 
@@ -437,12 +464,11 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
     if r.updates and not isfinite(loss_of_step[0]):
         return NOT_FINITE_LOSS
 
-    phase(any, r, TOP, last.width, panel_width(any, r, last.width, 0))
+    phase(any, r, TOP, last.width, r.widths[2 * r.n_blocks - 2])
     for b in range(r.n_blocks - 1, -1, -1):
         if r.blocks[b].dense:
             r.block = b
-            phase(any, r, BACKWARD, r.ops[r.blocks[b].begin].n_in,
-                  panel_width(any, r, r.ops[r.blocks[b].begin].n_in, r.ops[r.blocks[b].begin].ldp * sizeof(floating)))
+            phase(any, r, BACKWARD, r.ops[r.blocks[b].begin].n_in, r.widths[2 * b + 1])
     if r.updates and not r.fused:
         norm = gradient_norm(any, r)
         if not isfinite(norm):
@@ -604,6 +630,8 @@ def train(
     r.labels, r.targets, r.ldt, r.partials = layout[3], layout[4], layout[5], layout[6]
     r.bad = <int64_t*>(r.memory + layout[7])
     r.n_weights = layout[8]
+    r.widths = <Py_ssize_t*>(r.memory + layout[9])
+    r.widths_n = 0
     r.parameters = <char*>&parameters[0]
     r.n_parameters = parameters.shape[0]
     r.has_velocity = velocity is not None

@@ -199,19 +199,25 @@ cdef void gemm(
         m >= 4 * rows and k >= 64 and (b_row * size >= FAR or b_row * size % 1024 == 0))
     # few rows leave registers for wider panels
     cdef Py_ssize_t widest = 4 if 2 * m <= rows and not packed_b else 2
-    cdef Py_ssize_t depth = even_part(k, DEPTH, 1) if packed_a or packed_b or k * widest * lanes * size > SMALL else k
-    # a block of A stays in the second-level cache
-    cdef Py_ssize_t height = even_part(m, max(FASTNN_STRIPS_BYTES // size // depth // rows, 1) * rows, rows)
-    cdef Py_ssize_t breadth = FASTNN_PANELS_BYTES // size // depth // (2 * lanes) * (2 * lanes) if packed_b else n
+    cdef Py_ssize_t depth = k, height = m, breadth = n
     cdef Py_ssize_t column, nc, p, kc, i, mc, j, rest, vectors, width, start, q, panel_row
     cdef const floating *block_a
     cdef const floating *panel_b
     cdef const floating *panel_bias
     cdef bint ragged, last
 
+    # Blocks, only where they are needed: for a small product the divisions take as long as the work. Copies of A and a block of it
+    # that is read where it lies stay in the second-level cache.
+    if k > DEPTH and (packed_a or packed_b or k * widest * lanes * size > SMALL):
+        depth = even_part(k, DEPTH, 1)
+    if depth * m * size > FASTNN_STRIPS_BYTES:
+        height = even_part(m, max(FASTNN_STRIPS_BYTES // size // depth // rows, 1) * rows, rows)
+    if packed_b and depth * (n + 2 * lanes) * size > FASTNN_PANELS_BYTES:
+        breadth = FASTNN_PANELS_BYTES // size // depth // (2 * lanes) * (2 * lanes)
+
     if BLAS_INTEGER != 0 and m * n * k >= LARGE and blas(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row):
         return
-    if m <= FEW and b_row == 1 and a_col == 1 and k >= lanes:
+    if m <= FEW and b_row == 1 and a_col == 1 and (k >= lanes or m * k <= lanes):
         dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
         return
     column = 0

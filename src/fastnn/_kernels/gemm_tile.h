@@ -92,7 +92,8 @@ static void NAME(panel)(
 {
     T edge[ROWS * 4 * LANES];
     const ptrdiff_t width = vectors * LANES;
-    const ptrdiff_t least = m / TILES(m), taller = m % TILES(m);
+    /* a division takes as long as a small tile */
+    const ptrdiff_t least = m <= ROWS ? m : m / TILES(m), taller = m <= ROWS ? 0 : m % TILES(m);
 
     for (ptrdiff_t t = 0, rows; m > 0; t++, m -= rows) {
         rows = least + (t < taller);

@@ -11,28 +11,31 @@ cdef enum:
 
 
 cdef simd_void update_tile(
+    const floating* factors,                                            # IN (n,), or NULL
     const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d,   # IN (n, d)
     floating lr, floating momentum, bint nesterov, floating weight_decay,
     floating* velocity,                                                 # IN OUT (n, d) with rows as far apart as param's, or NULL
     floating* param, Py_ssize_t ldp,                                    # IN OUT (n, d)
 ) noexcept nogil:
     cdef Py_ssize_t i, j
-    cdef floating g, v
+    cdef floating g, v, factor = 1
 
-    if ldg == ldp == d:
+    if ldg == ldp == d and factors == NULL:
         d = n * d
         n = 1
     # g = grad + weight_decay * param;  v = momentum * v + g;  param -= lr * (g + momentum * v if nesterov else v)
     for i in range(n):
+        if factors != NULL:
+            factor = factors[i]
         if velocity == NULL:
             for j in range(d):
-                g = grad[j]
+                g = factor * grad[j]
                 if weight_decay != 0:
                     g = g + weight_decay * param[j]
                 param[j] = param[j] - lr * g
         else:
             for j in range(d):
-                g = grad[j]
+                g = factor * grad[j]
                 if weight_decay != 0:
                     g = g + weight_decay * param[j]
                 v = momentum * velocity[j] + g
@@ -62,7 +65,7 @@ cdef void update_part(const floating* any, Call* c, Py_ssize_t first) noexcept n
     cdef floating* velocity = <floating*>c.arrays[1]
     cdef Py_ssize_t n = min(c.sizes[0] - first, c.panel)
     update_tile(
-        <floating*>c.arrays[0] + first, n, 1, n, <floating>c.numbers[0], <floating>c.numbers[1], c.sizes[1],
+        NULL, <floating*>c.arrays[0] + first, n, 1, n, <floating>c.numbers[0], <floating>c.numbers[1], c.sizes[1],
         <floating>c.numbers[2], velocity + first if velocity != NULL else NULL, <floating*>c.arrays[2] + first, n)
 
 
