@@ -37,13 +37,13 @@ def load(library: str) -> None:
     except OSError as error:
         raise ValueError(f"{VARIABLE}: expected the path of a library that can be loaded, got {library!r} ({error})") from None
     for before, behind, integer in NAMES:
-        functions = [getattr(loaded, f"{before}cblas_{letter}gemm{behind}", None) for letter in "sd"]
-        if None not in functions:
+        names = [f"{before}cblas_{letter}gemm{behind}" for letter in "sd"]
+        if all(hasattr(loaded, name) for name in names):
             for setter in SETTERS:
                 limit = getattr(loaded, f"{before}{setter}{behind}", None)
                 if limit is not None:
                     limit(ctypes.c_size_t(1))
-            single, double = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+            single, double = (ctypes.cast(loaded[name], ctypes.c_void_p).value for name in names)
             gemm.use_blas(single, double, integer)
             path = library
             return
