@@ -57,6 +57,7 @@ cdef enum:
     WIDEST = 64             # columns of the widest panel: four vectors of 16 floats
     SMALL = 32768           # bytes of B that stay in the first-level cache
     FAR = 2048              # bytes between neighbours from which on they are worth a copy
+    SETS = 512              # a multiple of which between neighbours makes them share few cache sets
     FEW = 16                # rows of A for which a transposed B is read as it lies instead
 
 cdef fastnn_tile_f32 TILE_F32 = fastnn_best_tile_f32()
@@ -191,12 +192,12 @@ cdef void gemm(
     # A copy of A pays where many panels of B read it: by columns, where they are long and far apart; by rows, where they share
     # cache sets or there are too many pages.
     cdef bint packed_a = m >= rows and (
-        (n >= 8 * lanes and (k >= 256 or (k >= 128 and a_col * size >= FAR))) if a_col != 1
-        else k >= 64 and n >= (8 if a_row * size % 1024 == 0 else 32) * lanes and m * k * size > SMALL)
+        (n >= 8 * lanes and (k >= 256 or (k >= 128 and (a_col * size >= FAR or a_col * size % SETS == 0)))) if a_col != 1
+        else k >= 64 and n >= (8 if a_row * size % SETS == 0 else 32) * lanes and m * k * size > SMALL)
     # A copy of B pays where its rows lie far apart, or share cache sets, and many rows of A read it; a transpose is copied in any
     # case.
     cdef bint packed_b = b_col != 1 or (n < 2 * lanes and n != lanes) or (
-        m >= 4 * rows and k >= 64 and (b_row * size >= FAR or b_row * size % 1024 == 0))
+        m >= 4 * rows and ((k >= 64 and b_row * size >= FAR) or (k >= 128 and b_row * size % SETS == 0)))
     # few rows leave registers for wider panels
     cdef Py_ssize_t widest = 4 if 2 * m <= rows and not packed_b else 2
     cdef Py_ssize_t depth = k, height = m, breadth = n

@@ -16,6 +16,7 @@ typedef T NAME(vector);
 typedef T NAME(vector) __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
 #endif
 
+#define AHEAD 16
 #define VEC NAME(vector)
 #define LOAD(p) (*(const VEC *)(p))
 #define STORE(p, v) (*(VEC *)(p) = (v))
@@ -82,7 +83,6 @@ FASTNN_APART void NAME(tile)(
 
 /* m rows are cut into as few tiles as there can be, as even as they can be, the taller ones first. */
 #define TILES(m) (((m) + ROWS - 1) / ROWS)
-#define TILE_ROWS(m, t) ((m) / TILES(m) + ((t) < (m) % TILES(m)))
 
 /* One panel of B, `vectors` vectors wide, and all m rows of A, or the strips that `gather` made of them; `columns` of the panel
    go into C. */
@@ -161,9 +161,12 @@ static void NAME(pack)(ptrdiff_t k, ptrdiff_t n, ptrdiff_t width, const T *b, pt
         return;
     }
     if (b_col == 1) {
-        for (ptrdiff_t p = 0; p < k; p++)
+        for (ptrdiff_t p = 0; p < k; p++) {
+            /* rows that lie far apart are not foreseen by the processor */
+            FASTNN_PREFETCH(b + (p + AHEAD) * b_row);
             for (ptrdiff_t j = 0; j < width; j += LANES)
                 STORE(panel + p * width + j, LOAD(b + p * b_row + j));
+        }
         return;
     }
     ptrdiff_t p = 0;
@@ -268,19 +271,31 @@ static void NAME(dots)(
    is room. */
 static void NAME(gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, T *strips)
 {
-    for (ptrdiff_t t = 0, r0 = 0, rows; t < TILES(m); t++, r0 += rows) {
-        ptrdiff_t p = 0;
-        rows = TILE_ROWS(m, t);
+    const ptrdiff_t tiles = TILES(m), least = m / tiles, taller = m % tiles;
+    ptrdiff_t done = 0;
+
+    if (a_row == 1 && m >= 2 * LANES) {
+        /* columns of A as they lie in memory, each to all strips, but for the last, which would spoil what is behind the strips */
+        for (; done < k - 1; done++)
+            for (ptrdiff_t t = 0, r0 = 0, rows; t < tiles; t++, r0 += rows) {
+                rows = least + (t < taller);
+                T *strip = strips + r0 * k + done * rows;
+                const T *from = a + r0 + done * a_col;
+                if (r0 + (ROWS + LANES - 1) / LANES * LANES <= m)
+                    UNROLL for (int r = 0; r < ROWS; r += LANES)
+                        STORE(strip + r, LOAD(from + r));
+                else
+                    for (ptrdiff_t r = 0; r < rows; r++)
+                        strip[r] = from[r];
+            }
+    }
+    for (ptrdiff_t t = 0, r0 = 0, rows; t < tiles; t++, r0 += rows) {
+        ptrdiff_t p = done;
+        rows = least + (t < taller);
         T *strip = strips + r0 * k;
         const T *from = a + r0 * a_row;
-        if (a_row == 1) {
-            if (r0 + (ROWS + LANES - 1) / LANES * LANES <= m)
-                for (; p < k; p++)
-                    UNROLL for (int r = 0; r < ROWS; r += LANES)
-                        STORE(strip + p * rows + r, LOAD(from + p * a_col + r));
-        }
 #if LANES > 1
-        else if (a_col == 1)
+        if (a_col == 1)
             for (; p + LANES <= k; p += LANES)
                 for (ptrdiff_t r = (rows - 1) / LANES * LANES; r >= 0; r -= LANES) {
                     VEC block[LANES];
@@ -297,6 +312,7 @@ static void NAME(gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, 
     }
 }
 
+#undef AHEAD
 #undef VEC
 #undef LOAD
 #undef STORE
@@ -308,4 +324,3 @@ static void NAME(gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, 
 #undef TRANSPOSE
 #undef FOLD
 #undef TILES
-#undef TILE_ROWS
