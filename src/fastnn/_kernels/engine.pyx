@@ -117,7 +117,7 @@ cdef Py_ssize_t panel_width(const floating* any, const Run* r, Py_ssize_t total,
     if row_bytes and r.n < 64:
         width = min(width, max(WEIGHT_BYTES // row_bytes, 2 * unit))
     elif r.n >= 64:
-        width = max(width, 8 * unit)
+        width = max(width, 16 * unit)
     if r.n_threads > 1 or has_blas():
         # a library may round by where a panel begins: then all numbers of threads have the same panels
         width = min(width, max(divide_up(total, 4 if has_blas() else 2 * r.n_threads), 2 * unit))

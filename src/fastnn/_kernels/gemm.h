@@ -85,7 +85,7 @@ FASTNN_TILE_TYPE(fastnn_tile_f64, double)
 
 /* What a thread keeps for itself: copies of blocks of A, which fit the second-level cache, and of B; and a block of results
    for those who use them up at once. Behind each there is room for a vector. */
-enum { FASTNN_STRIPS_BYTES = 288 * 1024, FASTNN_PANELS_BYTES = 1024 * 1024, FASTNN_BLOCK_BYTES = 128 * 1024 };
+enum { FASTNN_STRIPS_BYTES = 288 * 1024, FASTNN_PANELS_BYTES = 1024 * 1024, FASTNN_BLOCK_BYTES = 256 * 1024 };
 
 #if defined(_MSC_VER)
 #define FASTNN_THREAD_LOCAL __declspec(thread)

@@ -23,5 +23,5 @@ cdef Py_ssize_t vector_size(const floating* any) noexcept nogil
 
 # memory of the calling thread for a block of results that need not reach the main memory
 cdef enum:
-    BLOCK_BYTES = 131072
+    BLOCK_BYTES = 262144
 cdef void* block_memory() noexcept nogil
