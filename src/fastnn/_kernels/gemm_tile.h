@@ -17,6 +17,7 @@ typedef T NAME(vector) __attribute__((vector_size(LANES * sizeof(T)), aligned(si
 #endif
 
 #define AHEAD 16
+#define CHUNK 16
 #define VEC NAME(vector)
 #define LOAD(p) (*(const VEC *)(p))
 #define STORE(p, v) (*(VEC *)(p) = (v))
@@ -275,18 +276,23 @@ static void NAME(gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, 
     ptrdiff_t done = 0;
 
     if (a_row == 1 && m >= 2 * LANES) {
-        /* columns of A as they lie in memory, each to all strips, but for the last, which would spoil what is behind the strips */
-        for (; done < k - 1; done++)
+        /* some columns at a time, so that whole cache lines are read and written; but for the last, which would spoil what is
+           behind the strips */
+        for (; done < k - 1; done += done + CHUNK < k - 1 ? CHUNK : k - 1 - done)
             for (ptrdiff_t t = 0, r0 = 0, rows; t < tiles; t++, r0 += rows) {
                 rows = least + (t < taller);
-                T *strip = strips + r0 * k + done * rows;
-                const T *from = a + r0 + done * a_col;
-                if (r0 + (ROWS + LANES - 1) / LANES * LANES <= m)
-                    UNROLL for (int r = 0; r < ROWS; r += LANES)
-                        STORE(strip + r, LOAD(from + r));
-                else
-                    for (ptrdiff_t r = 0; r < rows; r++)
-                        strip[r] = from[r];
+                const ptrdiff_t behind = done + CHUNK < k - 1 ? done + CHUNK : k - 1;
+                const int whole = r0 + (ROWS + LANES - 1) / LANES * LANES <= m;
+                for (ptrdiff_t p = done; p < behind; p++) {
+                    T *strip = strips + r0 * k + p * rows;
+                    const T *from = a + r0 + p * a_col;
+                    if (whole)
+                        UNROLL for (int r = 0; r < ROWS; r += LANES)
+                            STORE(strip + r, LOAD(from + r));
+                    else
+                        for (ptrdiff_t r = 0; r < rows; r++)
+                            strip[r] = from[r];
+                }
             }
     }
     for (ptrdiff_t t = 0, r0 = 0, rows; t < tiles; t++, r0 += rows) {
@@ -313,6 +319,7 @@ static void NAME(gather)(ptrdiff_t m, ptrdiff_t k, const T *a, ptrdiff_t a_row, 
 }
 
 #undef AHEAD
+#undef CHUNK
 #undef VEC
 #undef LOAD
 #undef STORE
