@@ -160,13 +160,6 @@ def rows(a: Any, name: str, n_columns: int) -> Array:
     return a
 
 
-def finite_rows(a: Array, name: str, first: int) -> None:
-    """Every entry finite; the rows are those of the argument from `first` on."""
-    if not np.isfinite(a).all():
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
-        raise ValueError(f"{name}: expected finite numbers, got {a[row, column]} at row {first + row}, column {column}")
-
-
 # --------------------------------------------------------------------------------------------------------- outputs
 
 def output(a: Any, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:

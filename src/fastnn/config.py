@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import blas, dense
-from fastnn._kernels import simd
+from fastnn._kernels import gemm, simd
 from fastnn._version import __version__
 from fastnn.threads import automatic, get_num_threads
 
@@ -20,7 +20,7 @@ def config() -> dict[str, str]:
         matmul = f"own up to {dense.OWN_PRODUCT_UP_TO} multiplications, above NumPy's BLAS"
     matmul += f"; one row times more than {dense.OWN_VECTOR_PRODUCT_UP_TO} weights: NumPy's BLAS ({numpy_blas()})"
     if blas.path:
-        matmul = f"{blas.VARIABLE} ({blas.path}) from 2097152 multiplications on; below {matmul}"
+        matmul = f"{blas.VARIABLE} ({blas.path}) from {gemm.BLAS_FROM} multiplications on; below {matmul}"
     threads = f"{get_num_threads()}" + (", or fewer where that is faster" if automatic() else "")
     return {"version": __version__, "simd": simd.level(), "matmul": matmul, "threads": threads}
 

@@ -24,7 +24,6 @@ from fastnn.training import History, batch_starts, chunks
 Array = np.ndarray
 
 _train = by_dtype(engine.train)
-_restore = by_dtype(engine.restore)
 _infer = by_dtype(engine.infer_rows)
 
 LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
@@ -141,8 +140,9 @@ class Sequential:
         with self._exclusive():
             self._run(x, None, None, starts, moves_statistics=True)
             self._step += 1
-            last = self._plan.workspace(len(x)).ops[-1]
-            memory = self._plan.workspace(len(x)).memory[last["y"]:].view(self.dtype)
+            work = self._plan.workspace(len(x))
+            last = work.ops[-1]
+            memory = work.memory[last["y"]:].view(self.dtype)
             return memory[:len(x) * last["ldy"]].reshape(len(x), last["ldy"])[:, :self.n_out].copy()
 
     def loss_and_gradients(self, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
@@ -180,8 +180,8 @@ class Sequential:
         starts = _one_batch(x)
         self._enough_rows(starts)
         with self._exclusive():
-            self._use(optimizer)
-            return self._run(x, y, None, starts, optimizer=optimizer, moves_statistics=True, at="")
+            self._check_optimizer(optimizer)
+            return self._run(x, y, None, starts, optimizer=optimizer, moves_statistics=True)
 
     def fit(
         self, x: Array, y: Array, *, epochs: int = 1, batch_size: int = 32, optimizer: SGD | None = None,
@@ -230,7 +230,7 @@ class Sequential:
         history = History()
         with self._exclusive():
             optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
-            self._use(optimizer)
+            self._check_optimizer(optimizer)
             for _ in range(epochs):
                 started = time.perf_counter()
                 generator, steps = self._rng.bit_generator.state, self._step
@@ -354,8 +354,8 @@ class Sequential:
         finally:
             self._busy.release()
 
-    def _use(self, optimizer: Any) -> None:
-        """Train with this optimiser from now on; another than before starts without velocity."""
+    def _check_optimizer(self, optimizer: Any) -> None:
+        """Refuse what cannot train this network."""
         if not isinstance(optimizer, SGD):
             raise TypeError(f"optimizer: expected a fastnn.SGD, got {type(optimizer).__name__}")
         _check.coefficient(optimizer.lr, "lr", self.dtype)
@@ -428,9 +428,7 @@ class Sequential:
     ) -> float:
         """Train on the batches between `starts`; the mean loss of their rows. Without an optimiser only look.
 
-        `at` says which epoch this is, in the words of an error. A step that leads to a number that is not finite is undone:
-        the engine keeps a copy of the state from at most some hundred steps ago; from there the same steps are taken again, one
-        by one, up to the last good one.
+        `at` says which epoch this is, in the words of an error.
         """
         plan = self._plan
         n = int(np.diff(starts).max())
@@ -445,22 +443,16 @@ class Sequential:
         fused = optimizer is not None and optimizer.clip_norm is None
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot(velocity is not None)
-        progress, sums, bad = np.zeros(2, np.intp), np.zeros(5), np.zeros(2, np.intp)
+        progress, sums, bad = np.zeros(3, np.intp), np.zeros(5), np.zeros(2, np.intp)
         tuner = self._tuner if automatic() and n_threads > 1 else None
-        first_step, careful = self._step, False
+        first_step, status = self._step, "out of time"
         try:
-            while True:
+            while status == "out of time":
                 status = STATUS[_train[self.dtype](
                     work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity,
                     None if fused else plan.gradients, snapshot, x, y, order, starts, sgd.lr, sgd.momentum, sgd.nesterov,
                     sgd.weight_decay, sgd.clip_norm or 0.0, fused, optimizer is not None, moves_statistics, check_x,
-                    self._mask_key, first_step, n_threads, tuner, careful, PATIENCE, progress, sums, bad, self._profile)]
-                if status in ("loss", "gradient", "state") and not careful:
-                    assert snapshot is not None
-                    _restore[self.dtype](plan.parameters, statistics, velocity, snapshot, progress, sums)
-                    careful = True
-                elif status != "out of time":
-                    break
+                    self._mask_key, first_step, n_threads, tuner, PATIENCE, progress, sums, bad, self._profile)]
         finally:
             if optimizer is not None:
                 self._step = first_step + int(progress[0])

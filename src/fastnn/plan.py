@@ -15,7 +15,7 @@ buffers               n times: ld(n_in), for each dense layer and batch norm ld(
                       dense layer and what follows it) ld(w), and for an activation behind an activation ld(w)
 ====================  ==================================================================================================
 
-and a few numbers for each feature and row beside; every thread has 1.4 MB of its own for the matrix products.
+and a few numbers for each feature and row beside; every thread has 1.6 MB of its own for the matrix products.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn._kernels import by_dtype, engine
+from fastnn._kernels import engine, gemm
 from fastnn._kernels.activation import KINDS
 from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Layer
 
@@ -43,12 +43,10 @@ BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width"
 ALIGNMENT = 64
 INFERENCE_ROWS = 128            # that one thread takes through the whole network at a time
 
-_lanes = by_dtype(engine.lanes)
-
 
 def row_length(width: int, dtype: np.dtype[Any]) -> int:
     """The numbers from one row of `width` numbers to the next."""
-    lanes = _lanes[dtype](np.empty(1, dtype))
+    lanes = max(gemm.vector_lanes() * 4 // dtype.itemsize, 1)
     unit = lanes if width <= lanes else 2 * lanes
     length = -(-width // unit) * unit
     return length + 2 * lanes if length * dtype.itemsize % 512 == 0 else length
@@ -104,7 +102,7 @@ class Plan:
                 {name: views[i, name] for name in layer.parameter_shapes()},
                 {name: views[i, name] for name in layer.statistic_shapes()}, dtype)
         self._workspace: Workspace | None = None
-        self._inference: Workspace | None = None
+        self._inference: tuple[Array, Array, int] | None = None
         self._snapshot: Array | None = None
         self._gradients: Array | None = None
 
@@ -145,11 +143,10 @@ class Plan:
     def inference(self) -> tuple[Array, Array, int]:
         """The plan for evaluation, and the bytes that a thread needs for it."""
         if self._inference is None:
-            ops, blocks, layout, _ = self.buffers(1)
-            self._inference = Workspace(1, ops, blocks, layout, np.empty(0, np.uint8))
-        ops = self._inference.ops
-        longest = max(int(ops["ldx"][0]), int(ops["ldp"][ops["kind"] == engine.OPS["dense"]].max()))
-        return ops, self._inference.blocks, 2 * INFERENCE_ROWS * longest * self.dtype.itemsize
+            ops, blocks, _, _ = self.buffers(1)
+            longest = max(int(ops["ldx"][0]), int(ops["ldp"].max()))
+            self._inference = ops, blocks, 2 * INFERENCE_ROWS * longest * self.dtype.itemsize
+        return self._inference
 
     def buffers(self, n: int) -> tuple[Array, Array, Array, int]:
         """Operations, blocks, the layout of what they share, and the bytes of the buffers for batches of `n` rows."""

@@ -8,6 +8,3 @@ cdef enum:
 
 cdef simd_void column_sums(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx, floating* sums) noexcept nogil
-
-cdef simd_void add_row(
-    const floating* row, Py_ssize_t n, Py_ssize_t d, floating* out, Py_ssize_t ldo) noexcept nogil

@@ -3,7 +3,7 @@
 from cython cimport floating
 
 from fastnn._kernels.elementary cimport compensated, rounding_of_sum
-from fastnn._kernels.gemm cimport shared_gemm
+from fastnn._kernels.gemm cimport add_row, shared_gemm
 from fastnn._kernels.simd cimport extents, simd_void
 
 
@@ -38,18 +38,6 @@ cdef simd_void column_sums(
             total[j] += s[j]
     for j in range(d):
         sums[j] = <floating>compensated(total[j], lost[j])
-
-
-cdef simd_void add_row(
-    const floating* row,                                                # IN (d,)
-    Py_ssize_t n, Py_ssize_t d, floating* out, Py_ssize_t ldo,          # IN OUT (n, d)
-) noexcept nogil:
-    cdef Py_ssize_t i, j
-
-    for i in range(n):
-        for j in range(d):
-            out[j] += row[j]
-        out += ldo
 
 
 # ---- the entries for Python

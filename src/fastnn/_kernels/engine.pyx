@@ -25,7 +25,7 @@ from fastnn._kernels.dense cimport column_sums
 from fastnn._kernels.dropout cimport mask_tile, scale_tile
 from fastnn._kernels.elementary cimport compensated
 from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, vector_size
-from fastnn._kernels.loss cimport add, sigmoid_tile, softmax_tile, squared_error_tile
+from fastnn._kernels.loss cimport add, elementwise_tile, softmax_tile
 from fastnn._kernels.rows cimport Source, describe, expect_row, take_label, take_row
 from fastnn._kernels.sgd cimport LANES, squares_tile, update_tile
 from fastnn._kernels.simd cimport simd_void
@@ -35,7 +35,7 @@ cdef enum:
     DENSE, BATCHNORM, ACTIVATION, DROPOUT
     SOFTMAX, SIGMOID, SQUARED_ERROR
     GATHER, FORWARD, LOSS, TOP, BACKWARD, UPDATE, INFER
-    # how a run ended
+    # how a run ended; OUT_OF_TIME means: look for Ctrl-C and go on. From NOT_FINITE_LOSS on the step must be undone.
     DONE, OUT_OF_TIME, NOT_FINITE_X, BAD_LABEL, NOT_FINITE_Y, NOT_FINITE_LOSS, NOT_FINITE_GRADIENT, NOT_FINITE_STATE
 
     L2_BYTES = 131072           # of a panel of activations, which several operations pass over
@@ -71,7 +71,7 @@ cdef struct Run:
     # the data
     Source x, y
     const Py_ssize_t* order
-    Py_ssize_t start, n, capacity
+    Py_ssize_t start, n
     # the optimiser
     double lr, momentum, weight_decay, clip_norm
     bint nesterov
@@ -86,7 +86,7 @@ cdef struct Run:
     int64_t* bad                # for each gathered row, what is wrong with it
     # inference
     char* out
-    Py_ssize_t chunk, slot
+    Py_ssize_t slot
     # where the time goes: for each thread four places for each operation, then gather and loss; NULL unless asked for
     double* profile
     Py_ssize_t n_places
@@ -215,23 +215,24 @@ cdef void loss(const floating* any, Run* r, Py_ssize_t tile, Py_ssize_t first, P
     total[0] = total[1] = 0
     if r.loss_kind == SOFTMAX:
         softmax_tile(z, op.ldy, last - first, r.n_out, <Py_ssize_t*>(r.memory + r.labels) + first, r.scale, d, block.ldd, total)
-    elif r.loss_kind == SIGMOID:
-        sigmoid_tile(z, op.ldy, t, r.ldt, last - first, r.n_out, r.scale, d, block.ldd, total)
     else:
-        squared_error_tile(z, op.ldy, t, r.ldt, last - first, r.n_out, r.scale, d, block.ldd, total)
+        elementwise_tile(
+            r.loss_kind == SIGMOID, z, op.ldy, t, r.ldt, last - first, r.n_out, r.scale, d, block.ldd, total)
 
 
 cdef void step_down(
-    const floating* any, Run* r, const floating* factors, const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d, bint decays,
-    floating* param, Py_ssize_t ldp,
+    const floating* any, Run* r, const floating* factors, const floating* grad, Py_ssize_t ldg, Py_ssize_t n, Py_ssize_t d,
+    bint decays, floating* param, Py_ssize_t ldp,
 ) noexcept nogil:
     # the update of a block of parameters by its gradient
     cdef floating* velocity = <floating*>(<char*>param + r.to_velocity) if r.has_velocity else NULL
-    update_tile(factors, grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov, <floating>(r.weight_decay if decays else 0),
-                velocity, param, ldp)
+    update_tile(factors, grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov,
+                <floating>(r.weight_decay if decays else 0), velocity, param, ldp)
 
 
-cdef void backward_ops(const floating* any, Run* r, Py_ssize_t worker, const Block* block, Py_ssize_t j, Py_ssize_t end) noexcept nogil:
+cdef void backward_ops(
+    const floating* any, Run* r, Py_ssize_t worker, const Block* block, Py_ssize_t j, Py_ssize_t end,
+) noexcept nogil:
     # the gradient of columns j to end, back to the block's product; and of what the operations have for each column
     cdef floating row[2 * COLUMNS]
     cdef floating* dgamma
@@ -433,7 +434,7 @@ cdef double gradient_norm(const floating* any, const Run* r) noexcept nogil:
 
 cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad) noexcept nogil:
     # one batch: rows start to start + n
-    cdef Py_ssize_t b, i, tiles, rows
+    cdef Py_ssize_t b, i, rows
     cdef double norm
     cdef double[2] total = [0, 0]
     cdef floating* g
@@ -504,6 +505,7 @@ cdef bint is_finite(const floating* any, const Run* r) noexcept nogil:
 
 
 cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogil:
+    # to the snapshot, or back from it
     cdef char* places[3]
     cdef Py_ssize_t sizes[3]
     cdef char* snapshot = r.snapshot
@@ -554,8 +556,8 @@ cdef void tune(Tuner* t, double taken) noexcept nogil:
 
 
 cdef enum:
-    # numbers that outlive a call: the place in the epoch, and that of the snapshot
-    POSITION, SNAPSHOT
+    # numbers that outlive a call: the place in the epoch, that of the snapshot, and whether steps are taken one by one
+    POSITION, SNAPSHOT, CAREFUL
 
 cdef enum:
     # and sums: the loss so far as a pair, the same at the snapshot; and the loss of the last step
@@ -563,12 +565,15 @@ cdef enum:
 
 
 cdef int train_steps(
-    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, Py_ssize_t n_threads, Tuner* tuner, bint careful,
-    double patience, Py_ssize_t* progress, double* sums, Py_ssize_t* bad,
+    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, Py_ssize_t n_threads, Tuner* tuner, double patience,
+    Py_ssize_t* progress, double* sums, Py_ssize_t* bad,
 ) noexcept nogil:
+    # A step that leads to a number that is not finite is undone: back to the snapshot, and from there the same steps again, each with
+    # a look at the state, up to the last good one.
     cdef uint64_t first_step = r.step
     cdef double now = seconds(), since, deadline = now + patience
     cdef Py_ssize_t position = progress[POSITION]
+    cdef bint careful = progress[CAREFUL]
     cdef int status = DONE
     while position < n_steps:
         if r.updates and (careful or position == 0 or position - progress[SNAPSHOT] >= SNAPSHOT_STEPS):
@@ -604,6 +609,13 @@ cdef int train_steps(
             break
     if status == DONE and r.updates and not careful and not is_finite(any, r):
         status = NOT_FINITE_STATE
+    if status >= NOT_FINITE_LOSS and not careful:
+        copy_state(any, r, True)
+        progress[POSITION] = progress[SNAPSHOT]
+        sums[TOTAL] = sums[SNAPSHOT_TOTAL]
+        sums[TOTAL_LOST] = sums[SNAPSHOT_LOST]
+        progress[CAREFUL] = True
+        status = OUT_OF_TIME
     return status
 
 
@@ -613,14 +625,13 @@ def train(
     floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] gradients,
     floating[::1] snapshot, x, y, const Py_ssize_t[::1] order, const Py_ssize_t[::1] starts not None,
     double lr, double momentum, bint nesterov, double weight_decay, double clip_norm, bint fused, bint updates,
-    bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads, double[::1] tuner, bint careful,
+    bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads, double[::1] tuner,
     double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None, Py_ssize_t[::1] bad not None, double[:, ::1] profile,
 ):
     """Steps of an epoch from `progress` on, until they are done or something happens; says what."""
     cdef Run r
-    cdef Py_ssize_t size = sizeof(floating)
     cdef int status
-    cdef Py_ssize_t n = n_threads, got
+    cdef Py_ssize_t got
     cdef const floating* any = &parameters[0]
     r.ops = &ops[0]
     r.blocks = &blocks[0]
@@ -652,29 +663,12 @@ def train(
     r.profile = &profile[0, 0] if profile is not None else NULL
     r.n_places = profile.shape[1] if profile is not None else 0
     with nogil:
-        got = join(n)
+        got = join(n_threads)
         status = train_steps(
-            any, &r, &starts[0], starts.shape[0] - 1, got, <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL, careful,
+            any, &r, &starts[0], starts.shape[0] - 1, got, <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL,
             patience, &progress[0], &sums[0], &bad[0])
         leave(got)
     return status
-
-
-def restore(
-    floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, const floating[::1] snapshot not None,
-    Py_ssize_t[::1] progress not None, double[::1] sums not None,
-):
-    """The state at the snapshot, with the place in the epoch and the loss so far."""
-    cdef Py_ssize_t n = parameters.shape[0], at = n
-    parameters[:] = snapshot[:n]
-    if statistics is not None:
-        statistics[:] = snapshot[n:n + statistics.shape[0]]
-        at += statistics.shape[0]
-    if velocity is not None:
-        velocity[:] = snapshot[at:at + n]
-    progress[POSITION] = progress[SNAPSHOT]
-    sums[TOTAL] = sums[SNAPSHOT_TOTAL]
-    sums[TOTAL_LOST] = sums[SNAPSHOT_LOST]
 
 
 def infer_rows(
@@ -700,11 +694,6 @@ def infer_rows(
         r.n_threads = got
         phase(any, &r, INFER, r.n, chunk)
         leave(got)
-
-
-def lanes(floating[::1] any not None):
-    """The elements of a vector register."""
-    return vector_size(&any[0])
 
 
 OPS = {"dense": DENSE, "batchnorm": BATCHNORM, "activation": ACTIVATION, "dropout": DROPOUT}

@@ -1,5 +1,7 @@
 from cython cimport floating
 
+from fastnn._kernels.simd cimport simd_void
+
 # C = A B (+ bias): C (m, n) with rows c_row apart, A (m, k) and B (k, n) by the strides of their rows and columns. One of
 # B's two strides is 1, so that either a matrix or its transpose may stand there.
 cdef void gemm(
@@ -14,6 +16,10 @@ cdef void shared_gemm(
     const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
     const floating* b, Py_ssize_t b_row, Py_ssize_t b_col,
     const floating* bias, floating* c, Py_ssize_t c_row, Py_ssize_t n_threads) noexcept nogil
+
+# out += row, each row: the bias behind a product that a library did
+cdef simd_void add_row(
+    const floating* row, Py_ssize_t n, Py_ssize_t d, floating* out, Py_ssize_t ldo) noexcept nogil
 
 # whether large products go to a library whose bits may depend on the parts they are cut into
 cdef bint has_blas() noexcept nogil

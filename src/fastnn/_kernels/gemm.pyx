@@ -1,15 +1,16 @@
 """The matrix product: blocks and panels around the register tile of gemm_tile.h.
 
-A panel of B, two vectors wide (four beside few rows) and DEPTH rows deep, stays in the first-level cache while the rows of A pass by; a block of A
-stays in the second. A panel is copied where its rows lie far apart (their cache sets collide) and transposed where B comes
-as a transpose; else B is read where it lies. C is overwritten, whatever it held.
+A panel of B, two vectors wide (four beside few rows) and at most DEPTH rows deep, stays in the first-level cache while the
+rows of A pass by; a block of A stays in the second. Either is copied where that pays: its rows lie far apart, or share cache
+sets; and B where it comes as a transpose. Few rows times a transpose are dot products instead. C is overwritten, whatever it
+held.
 """
 
 from cython cimport floating
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
 
-from fastnn._kernels.simd cimport extents
+from fastnn._kernels.simd cimport extents, simd_void
 from fastnn._kernels.team cimport Call, part, share
 
 cdef extern from "gemm.h":
@@ -88,6 +89,18 @@ cdef size_t SGEMM = 0, DGEMM = 0
 cdef int BLAS_INTEGER = 0
 
 
+cdef simd_void add_row(
+    const floating* row,                                                # IN (d,)
+    Py_ssize_t n, Py_ssize_t d, floating* out, Py_ssize_t ldo,          # IN OUT (n, d)
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+
+    for i in range(n):
+        for j in range(d):
+            out[j] += row[j]
+        out += ldo
+
+
 cdef bint blas(
     Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
     const floating* b, Py_ssize_t b_row, Py_ssize_t b_col, const floating* bias, floating* c, Py_ssize_t c_row,
@@ -96,7 +109,6 @@ cdef bint blas(
     cdef int trans_a = NO_TRANS if a_col == 1 else TRANS
     cdef int trans_b = NO_TRANS if b_col == 1 else TRANS
     cdef Py_ssize_t lda = a_row if a_col == 1 else a_col, ldb = b_row if b_col == 1 else b_col
-    cdef Py_ssize_t i, j
     if (a_col != 1 and a_row != 1) or (b_col != 1 and b_row != 1):
         return False
     if BLAS_INTEGER == 4 and max(max(max(m, n), max(k, lda)), max(ldb, c_row)) > INT_MAX:
@@ -111,9 +123,7 @@ cdef bint blas(
     else:
         (<dgemm_64>DGEMM)(ROW_MAJOR, trans_a, trans_b, m, n, k, 1, a, lda, b, ldb, 0, c, c_row)
     if bias != NULL:
-        for i in range(m):
-            for j in range(n):
-                c[i * c_row + j] += bias[j]
+        add_row(bias, m, n, c, c_row)
     return True
 
 
@@ -207,20 +217,20 @@ cdef void gemm(
     cdef const floating *panel_bias
     cdef bint ragged, last
 
-    # Blocks, only where they are needed: for a small product the divisions take as long as the work. Copies of A and a block of it
-    # that is read where it lies stay in the second-level cache.
+    if BLAS_INTEGER != 0 and m * n * k >= LARGE and blas(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row):
+        return
+    if m <= FEW and b_row == 1 and a_col == 1 and (k >= lanes or m * k <= lanes):
+        dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
+        return
+
+    # Blocks, only where they are needed: for a small product the divisions take as long as the work. Copies of A, and a block of
+    # it that is read where it lies, stay in the second-level cache.
     if k > DEPTH and (packed_a or packed_b or k * widest * lanes * size > SMALL):
         depth = even_part(k, DEPTH, 1)
     if depth * m * size > FASTNN_STRIPS_BYTES:
         height = even_part(m, max(FASTNN_STRIPS_BYTES // size // depth // rows, 1) * rows, rows)
     if packed_b and depth * (n + 2 * lanes) * size > FASTNN_PANELS_BYTES:
         breadth = FASTNN_PANELS_BYTES // size // depth // (2 * lanes) * (2 * lanes)
-
-    if BLAS_INTEGER != 0 and m * n * k >= LARGE and blas(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row):
-        return
-    if m <= FEW and b_row == 1 and a_col == 1 and (k >= lanes or m * k <= lanes):
-        dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
-        return
     column = 0
     while column < n:
         nc = min(breadth, n - column)
@@ -364,6 +374,10 @@ def peak(floating[::1] block not None, Py_ssize_t times):
         for i in range(times):
             panel(m, 2 * lanes, 2, k, a, 1, rows, True, b, 2 * lanes, False, <const floating*>NULL, b + k * 2 * lanes, 2 * lanes)
     return 2 * m * 2 * lanes * k * times
+
+
+#: Multiplications from which on a library named by the user is called.
+BLAS_FROM = LARGE
 
 
 def vector_lanes():

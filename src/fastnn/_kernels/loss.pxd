@@ -8,13 +8,10 @@ cdef simd_void softmax_tile(
     const floating* logits, Py_ssize_t ldz, Py_ssize_t n, Py_ssize_t k, const Py_ssize_t* labels, double scale,
     floating* dlogits, Py_ssize_t ldd, double* total) noexcept nogil
 
-cdef simd_void sigmoid_tile(
-    const floating* logits, Py_ssize_t ldz, const floating* targets, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k, double scale,
-    floating* dlogits, Py_ssize_t ldd, double* total) noexcept nogil
-
-cdef simd_void squared_error_tile(
-    const floating* pred, Py_ssize_t ldp, const floating* target, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k, double scale,
-    floating* dpred, Py_ssize_t ldd, double* total) noexcept nogil
+# the sigmoid cross-entropy of each element, or its squared error
+cdef simd_void elementwise_tile(
+    bint sigmoid, const floating* x, Py_ssize_t ldx, const floating* target, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k,
+    double scale, floating* dx, Py_ssize_t lddx, double* total) noexcept nogil
 
 # total[0] += x, with what rounding takes from it kept in total[1]
 cdef void add(double* total, double x) noexcept nogil

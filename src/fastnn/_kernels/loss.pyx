@@ -119,17 +119,18 @@ cdef simd_void softmax_tile(
         labels += m
 
 
-cdef simd_void sigmoid_tile(
-    const floating* logits, Py_ssize_t ldz, const floating* targets, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k,    # IN (n, k)
+cdef simd_void elementwise_tile(
+    bint sigmoid,
+    const floating* x, Py_ssize_t ldx, const floating* target, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k,      # IN (n, k)
     double scale,
-    floating* dlogits, Py_ssize_t ldd,                      # OUT (n, k), may be logits
+    floating* dx, Py_ssize_t lddx,                          # OUT (n, k), may be x
     double* total,                                          # IN OUT (2,)
 ) noexcept nogil:
     cdef double losses[CHUNK]
-    cdef double z, t, e, s
+    cdef double z, t, e, s, difference
     cdef Py_ssize_t rows, width, group, r, m, c, w, j
 
-    if ldz == ldt == ldd == k:
+    if ldx == ldt == lddx == k:
         k = n * k
         n = 1
     rows = max(1, CHUNK // k)
@@ -140,53 +141,27 @@ cdef simd_void sigmoid_tile(
         while c < k:
             w = min(width, k - c)
             for r in range(m):
-                for j in range(w):
-                    z = logits[r * ldz + c + j]
-                    t = targets[r * ldt + c + j]
-                    # e = exp(-|z|);  loss = max(z, 0) - z t + log(1 + e)
-                    e = exp(-absolute(z))
-                    losses[r * w + j] = ((0 if z < 0 else z) - z * t) + log1p_unit(e)
-                    # dz = sigmoid(z) - t = (1 - t) sigmoid(z) - t sigmoid(-z), which cancels nothing
-                    s = scale / (1 + e)
-                    dlogits[r * ldd + c + j] = <floating>((1 - t) * (e * s if z < 0 else s) - t * (s if z < 0 else e * s))
+                if sigmoid:
+                    for j in range(w):
+                        z = x[r * ldx + c + j]
+                        t = target[r * ldt + c + j]
+                        # e = exp(-|z|);  loss = max(z, 0) - z t + log(1 + e)
+                        e = exp(-absolute(z))
+                        losses[r * w + j] = ((0 if z < 0 else z) - z * t) + log1p_unit(e)
+                        # dz = sigmoid(z) - t = (1 - t) sigmoid(z) - t sigmoid(-z), which cancels nothing
+                        s = scale / (1 + e)
+                        dx[r * lddx + c + j] = <floating>((1 - t) * (e * s if z < 0 else s) - t * (s if z < 0 else e * s))
+                else:
+                    # loss = (x - target)^2;  dx = 2 scale (x - target)
+                    for j in range(w):
+                        difference = <double>x[r * ldx + c + j] - target[r * ldt + c + j]
+                        losses[r * w + j] = difference * difference
+                        dx[r * lddx + c + j] = <floating>(2 * scale * difference)
             add(total, sum_of(losses, m * w))
             c += w
-        logits += m * ldz
-        targets += m * ldt
-        dlogits += m * ldd
-
-
-cdef simd_void squared_error_tile(
-    const floating* pred, Py_ssize_t ldp, const floating* target, Py_ssize_t ldt, Py_ssize_t n, Py_ssize_t k,       # IN (n, k)
-    double scale,
-    floating* dpred, Py_ssize_t ldd,                        # OUT (n, k), may be pred
-    double* total,                                          # IN OUT (2,)
-) noexcept nogil:
-    cdef double losses[CHUNK]
-    cdef double difference
-    cdef Py_ssize_t rows, width, group, r, m, c, w, j
-
-    if ldp == ldt == ldd == k:
-        k = n * k
-        n = 1
-    rows = max(1, CHUNK // k)
-    width = min(k, CHUNK)
-    for group in range((n + rows - 1) // rows):
-        m = min(rows, n - group * rows)
-        c = 0
-        while c < k:
-            w = min(width, k - c)
-            # loss = (pred - target)^2;  dpred = 2 scale (pred - target)
-            for r in range(m):
-                for j in range(w):
-                    difference = <double>pred[r * ldp + c + j] - target[r * ldt + c + j]
-                    losses[r * w + j] = difference * difference
-                    dpred[r * ldd + c + j] = <floating>(2 * scale * difference)
-            add(total, sum_of(losses, m * w))
-            c += w
-        pred += m * ldp
+        x += m * ldx
         target += m * ldt
-        dpred += m * ldd
+        dx += m * lddx
 
 
 # ---- the entries for Python: the mean loss, and its gradient in the last argument
@@ -216,7 +191,7 @@ def sigmoid(
     cdef double[2] total = [0, 0]
     extents(n > 0 and same_shape(logits, targets) and same_shape(logits, dlogits))
     with nogil:
-        sigmoid_tile(&logits[0, 0], n, &targets[0, 0], n, 1, n, 1.0 / n, &dlogits[0, 0], n, total)
+        elementwise_tile(True, &logits[0, 0], n, &targets[0, 0], n, 1, n, 1.0 / n, &dlogits[0, 0], n, total)
     return compensated(total[0], total[1]) / n
 
 
@@ -227,5 +202,5 @@ def squared_error(
     cdef double[2] total = [0, 0]
     extents(n > 0 and same_shape(pred, target) and same_shape(pred, dpred))
     with nogil:
-        squared_error_tile(&pred[0, 0], n, &target[0, 0], n, 1, n, 1.0 / n, &dpred[0, 0], n, total)
+        elementwise_tile(False, &pred[0, 0], n, &target[0, 0], n, 1, n, 1.0 / n, &dpred[0, 0], n, total)
     return compensated(total[0], total[1]) / n
