@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from fastnn.threads import automatic, get_num_threads
 from fastnn.training import History, batch_starts, chunks
 
 Array = np.ndarray
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _train = by_dtype(engine.train)
 _infer = by_dtype(engine.infer_rows)
@@ -38,6 +40,22 @@ SHARED_WORK = 1_000_000
 KEPT = "the parameters of the last finite step are kept. A lower lr may help."
 KEPT_SO_FAR = "the parameters after the steps before it are kept."
 STATUS = {number: name for name, number in engine.STATUS.items()}
+
+
+def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatenate[Sequential, P], R]:
+    """Of the calls of such methods one at a time: they use the network's buffers. Another one is refused."""
+    @functools.wraps(method)
+    def run(self: Sequential, *args: P.args, **kwargs: P.kwargs) -> R:
+        # Ctrl-C may strike whenever a call returns: so who holds the network is not remembered but looked up, without a call.
+        own = object()
+        try:
+            if self._holder.setdefault("by", own) is not own:
+                raise RuntimeError("the network is busy: another thread is training it")
+            return method(self, *args, **kwargs)
+        finally:
+            if "by" in self._holder and self._holder["by"] is own:
+                del self._holder["by"]
+    return run
 
 
 class Sequential:
@@ -97,7 +115,7 @@ class Sequential:
         self._epoch = 0
         self._tuner = np.zeros(5)
         self._profile: Array | None = None      # see `explain` of the benchmarks: seconds by thread and place
-        self._busy = threading.Lock()
+        self._holder: dict[str, object] = {}
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}], loss={self.loss!r}, dtype={self.dtype.name!r})"
@@ -133,18 +151,9 @@ class Sequential:
             True normalises by the batch's own statistics, which also move the running ones, and applies dropout.
         """
         x = _check.rows(x, "x", self.n_in)
-        if not _check.flag(training, "training"):
-            return self._outputs(x)
-        starts = _one_batch(x)
-        self._enough_rows(starts)
-        with self._exclusive():
-            self._run(x, None, None, starts, moves_statistics=True)
-            self._step += 1
-            work = self._plan.workspace(len(x))
-            last = work.ops[-1]
-            memory = work.memory[last["y"]:].view(self.dtype)
-            return memory[:len(x) * last["ldy"]].reshape(len(x), last["ldy"])[:, :self.n_out].copy()
+        return self._training_outputs(x) if _check.flag(training, "training") else self._outputs(x)
 
+    @alone
     def loss_and_gradients(self, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
         """The loss of one batch in training mode and its gradient by each parameter.
 
@@ -164,10 +173,10 @@ class Sequential:
         x, y = self._data(x, y, "x", "y")
         starts = _one_batch(x)
         self._enough_rows(starts)
-        with self._exclusive():
-            loss = self._run(x, y, None, starts)
-            return loss, {f"{i}.{name}": g.copy() for (i, name), g in self._plan.views(self._plan.gradients).items()}
+        loss = self._run(x, y, None, starts)
+        return loss, {f"{i}.{name}": g.copy() for (i, name), g in self._plan.views(self._plan.gradients).items()}
 
+    @alone
     def train_step(self, x: Array, y: Array, optimizer: SGD) -> float:
         """One step of the optimiser on one batch; returns the loss before it.
 
@@ -179,10 +188,10 @@ class Sequential:
         x, y = self._data(x, y, "x", "y")
         starts = _one_batch(x)
         self._enough_rows(starts)
-        with self._exclusive():
-            self._check_optimizer(optimizer)
-            return self._run(x, y, None, starts, optimizer=optimizer, moves_statistics=True)
+        self._check_optimizer(optimizer)
+        return self._run(x, y, None, starts, optimizer=optimizer, moves_statistics=True)
 
+    @alone
     def fit(
         self, x: Array, y: Array, *, epochs: int = 1, batch_size: int = 32, optimizer: SGD | None = None,
         validation_data: tuple[Array, Array] | None = None, shuffle: bool = True, last_batch: str = "merge",
@@ -228,27 +237,26 @@ class Sequential:
         check_finite = _check.flag(check_finite, "check_finite")
         validation = self._validation(validation_data)
         history = History()
-        with self._exclusive():
-            optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
-            self._check_optimizer(optimizer)
-            for _ in range(epochs):
-                started = time.perf_counter()
-                generator, steps = self._rng.bit_generator.state, self._step
+        optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
+        self._check_optimizer(optimizer)
+        for _ in range(epochs):
+            started = time.perf_counter()
+            generator, steps = self._rng.bit_generator.state, self._step
+            try:
                 order = self._rng.permutation(len(x)) if shuffle else None
-                try:
-                    loss = self._run(
-                        x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
-                        at=f" of epoch {self._epoch + 1}")
-                except BaseException:
-                    if self._step == steps:
-                        # nothing of this epoch has happened
-                        self._rng.bit_generator.state = generator
-                    raise
-                self._epoch += 1
-                record = {"epoch": self._epoch, "loss": loss, "lr": optimizer.lr, "seconds": time.perf_counter() - started}
-                if validation is not None:
-                    record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
-                history.epochs.append(record)
+                loss = self._run(
+                    x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
+                    at=f" of epoch {self._epoch + 1}")
+            except BaseException:
+                if self._step == steps:
+                    # nothing of this epoch has happened
+                    self._rng.bit_generator.state = generator
+                raise
+            self._epoch += 1
+            record = {"epoch": self._epoch, "loss": loss, "lr": optimizer.lr, "seconds": time.perf_counter() - started}
+            if validation is not None:
+                record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
+            history.epochs.append(record)
         return history
 
     def predict(self, x: Array) -> Array:
@@ -294,6 +302,7 @@ class Sequential:
         """Copies of all parameters and running statistics, by ``"<layer index>.<name>"``."""
         return {name: a.copy() for name, a in self._state()}
 
+    @alone
     def load_state_dict(self, d: Mapping[str, Array]) -> None:
         """Take parameters and running statistics from what `state_dict` gave; names and shapes must be just these.
 
@@ -313,9 +322,8 @@ class Sequential:
         for name, a in given.items():
             if name.endswith(".running_var"):
                 _check.non_negative_entries(a, name)
-        with self._exclusive():
-            for name, a in state.items():
-                a[...] = given[name]
+        for name, a in state.items():
+            a[...] = given[name]
 
     # ------------------------------------------------------------------------------------------------ the inside
 
@@ -343,16 +351,6 @@ class Sequential:
         for i, layer in enumerate(self.layers):
             for name, a in (layer.parameters | layer.statistics).items():
                 yield f"{i}.{name}", a
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """One thread at a time: training uses the network's buffers."""
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("the network is busy: another thread is training it")
-        try:
-            yield
-        finally:
-            self._busy.release()
 
     def _check_optimizer(self, optimizer: Any) -> None:
         """Refuse what cannot train this network."""
@@ -400,6 +398,16 @@ class Sequential:
             _infer[self.dtype](ops, blocks, memory, self.n_in, INFERENCE_ROWS, x, out, n_threads)
         return out
 
+    @alone
+    def _training_outputs(self, x: Array) -> Array:
+        starts = _one_batch(x)
+        self._enough_rows(starts)
+        self._run(x, None, None, starts, moves_statistics=True)
+        work = self._plan.workspace(len(x))
+        last = work.ops[-1]
+        memory = work.memory[last["y"]:].view(self.dtype)
+        return memory[:len(x) * last["ldy"]].reshape(len(x), last["ldy"])[:, :self.n_out].copy()
+
     def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
         total = 0.0
         correct = 0
@@ -443,7 +451,8 @@ class Sequential:
         fused = optimizer is not None and optimizer.clip_norm is None
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot(velocity is not None)
-        progress, sums, bad = np.zeros(3, np.intp), np.zeros(5), np.zeros(2, np.intp)
+        # an array of ints, which are had without a call
+        progress, sums, bad = array("q", [0] * 3), np.zeros(5), np.zeros(2, np.intp)
         tuner = self._tuner if automatic() and n_threads > 1 else None
         first_step, status = self._step, "out of time"
         try:
@@ -454,10 +463,11 @@ class Sequential:
                     sgd.weight_decay, sgd.clip_norm or 0.0, fused, optimizer is not None, moves_statistics, check_x,
                     self._mask_key, first_step, n_threads, tuner, PATIENCE, progress, sums, bad, self._profile)]
         finally:
-            if optimizer is not None:
-                self._step = first_step + int(progress[0])
-                if progress[0]:
-                    self._optimizer, self._velocity = optimizer, velocity
+            # Ctrl-C strikes when a call returns, such as the one above; so there is none here
+            if moves_statistics:
+                self._step = first_step + progress[0]
+            if optimizer is not None and progress[0]:
+                self._optimizer, self._velocity = optimizer, velocity
         if status != "done":
             row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
             raise self._failure(status, x, y, row, int(bad[1]), sums[4], f" at step {progress[0]}{at}" if at else "")
