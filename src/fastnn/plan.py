@@ -46,6 +46,8 @@ INFERENCE_ROWS = 128            # that one thread takes through the whole networ
 
 def row_length(width: int, dtype: np.dtype[Any]) -> int:
     """The numbers from one row of `width` numbers to the next."""
+    if width == 1:
+        return 1
     lanes = max(gemm.vector_lanes() * 4 // dtype.itemsize, 1)
     unit = lanes if width <= lanes else 2 * lanes
     length = -(-width // unit) * unit

@@ -117,7 +117,7 @@ cdef Py_ssize_t panel_width(const floating* any, const Run* r, Py_ssize_t total,
     if row_bytes and r.n < 64:
         width = min(width, max(WEIGHT_BYTES // row_bytes, 2 * unit))
     elif r.n >= 64:
-        width = max(width, 16 * unit)
+        width = max(width, 64 * unit)
     if r.n_threads > 1 or has_blas():
         # a library may round by where a panel begins: then all numbers of threads have the same panels
         width = min(width, max(divide_up(total, 4 if has_blas() else 2 * r.n_threads), 2 * unit))
@@ -265,6 +265,8 @@ cdef void backward_ops(
                         d + k, block.ldd, at(any, r, op.x) + j + k, r.n, min(w - k, COLUMNS), op.ldx, <floating*>op.first + j + k,
                         <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k,
                         d + k, block.ldd, dgamma, dbeta)
+                elif op.second and r.fused and r.n == 1:
+                    dbeta = d + k
                 elif op.second:
                     column_sums(d + k, r.n, min(w - k, COLUMNS), block.ldd, dbeta)
                 if r.fused and op.kind == BATCHNORM:
@@ -281,7 +283,7 @@ cdef void backward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t i,
     cdef const Op* op = &r.ops[block.begin]
     cdef floating* d = at(any, r, block.d)
     cdef floating* weight = <floating*>op.first + i * op.ldp
-    cdef floating* grad = <floating*>block_memory()
+    cdef floating* grad
     cdef Py_ssize_t rows, columns, first, j, w, size = sizeof(floating)
     cdef double since = clock(r)
 
@@ -301,9 +303,13 @@ cdef void backward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t i,
     if r.n == 1:
         # the gradient is the outer product of two rows
         since = clock(r)
-        step_down(any, r, at(any, r, op.x) + i, d, 0, end - i, op.ldp, True, weight, op.ldp)
+        if op.ldp == 1:
+            step_down(any, r, d, at(any, r, op.x) + i, 0, 1, end - i, True, weight, end - i)
+        else:
+            step_down(any, r, at(any, r, op.x) + i, d, 0, end - i, op.ldp, True, weight, op.ldp)
         spent(r, worker, 4 * block.begin + 3, since)
         return
+    grad = <floating*>block_memory()
     columns = op.ldp
     rows = end - i
     if columns * rows * size > BLOCK_BYTES:

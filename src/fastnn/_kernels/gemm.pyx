@@ -219,7 +219,11 @@ cdef void gemm(
 
     if BLAS_INTEGER != 0 and m * n * k >= LARGE and blas(m, n, k, a, a_row, a_col, b, b_row, b_col, bias, c, c_row):
         return
-    if m <= FEW and b_row == 1 and a_col == 1 and (k >= lanes or m * k <= lanes):
+    if n == 1 and c_row == 1 and a_row == 1 and m > 1 and bias == NULL:
+        # c = A b with the columns of A in one piece: as a row, c^T = b^T A^T
+        gemm(1, m, k, b, 0, b_row, a, a_col, 1, bias, c, m)
+        return
+    if b_row == 1 and a_col == 1 and ((n == 1 and b_col == 1) or (m <= FEW and b_col != 1 and (k >= lanes or m * k <= lanes))):
         dots(m, n, k, a, a_row, b, b_col, bias, c, c_row)
         return
 
