@@ -1,4 +1,4 @@
-/* exp, expm1 and log1p for float and double, as straight-line code that vectorises in a loop.
+/* exp, expm1 and log1p, as straight-line code that vectorises in a loop.
 
    libm's own are calls, one number at a time, unless -ffast-math gives up NaN and infinity. These keep them, round within
    two units in the last place, and give the same bits on every instruction set (no contraction, see setup.py).
@@ -97,6 +97,23 @@ FASTNN_INLINE double fastnn_log1p_unit(double x)
     return 2 * s + 2 * s * q * (1 / 3. + q * (1 / 5. + q * (1 / 7. + q * (1 / 9. + q * (1 / 11. + q * (1 / 13. + q * (1 / 15.
          + q * (1 / 17. + q * (1 / 19. + q * (1 / 21. + q * (1 / 23. + q * (1 / 25. + q * (1 / 27. + q * (1 / 29. + q * (1 / 31.
          + q * (1 / 33.))))))))))))))));
+}
+
+/* log1p(x) = log u + (what rounding took from u = 1 + x) / u, for finite x >= 0; log u = n ln 2 + 2 atanh(f / (2 + f)), with
+   u = 2^n (1 + f) and sqrt(1/2) <= 1 + f < sqrt(2). A number below 2^52 is exact in the low bits of 2^52 + n. */
+FASTNN_INLINE double fastnn_log1p_positive(double x)
+{
+    double u = 1 + x, v = u - 1, lost = (1 - (u - v)) + (x - v);
+    uint64_t bits = fastnn_bits(u), n = (bits - 0x3fe6a09e667f3bcd) >> 52, m = bits - (n << 52), shifted = n | 0x4330000000000000;
+    double f, k;
+    memcpy(&f, &m, 8);
+    memcpy(&k, &shifted, 8);
+    f -= 1;
+    k -= 4503599627370496.;
+    double s = f / (2 + f), q = s * s;
+    double tail = q * (1 / 3. + q * (1 / 5. + q * (1 / 7. + q * (1 / 9. + q * (1 / 11. + q * (1 / 13. + q * (1 / 15.
+                + q * (1 / 17. + q * (1 / 19. + q * (1 / 21.))))))))));
+    return k * 0.693147180369123816490 + (2 * s + (2 * s * tail + (k * 1.90821492927058770002e-10 + lost / u)));
 }
 
 #endif

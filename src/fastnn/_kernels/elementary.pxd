@@ -9,6 +9,7 @@ cdef extern from "elementary.h":
     double fastnn_expm1_negative(double x) noexcept nogil
     float fastnn_log1p_unitf(float x) noexcept nogil
     double fastnn_log1p_unit(double x) noexcept nogil
+    double log1p_positive "fastnn_log1p_positive"(double x) noexcept nogil      # 0 <= x < inf
 
 
 cdef inline floating exp(floating x) noexcept nogil:

@@ -42,6 +42,7 @@ cdef enum:
     WEIGHT_BYTES = 262144       # of the weights of a panel that is read and updated, where the batch is small
     LOSS_NUMBERS = 8192         # logits of one tile
     FLAT = 65536                # numbers of one tile of a flat update
+    EXPECTED = 4                # rows that are asked for ahead
     SNAPSHOT_STEPS = 256        # between two copies of the state to go back to
 
 cdef struct Op:
@@ -71,7 +72,7 @@ cdef struct Run:
     # the data
     Source x, y
     const Py_ssize_t* order
-    Py_ssize_t start, n
+    Py_ssize_t n_order, start, n
     # the optimiser
     double lr, momentum, weight_decay, clip_norm
     bint nesterov
@@ -148,9 +149,11 @@ cdef void gather(const floating* any, Run* r, Py_ssize_t first, Py_ssize_t last)
     cdef int64_t label
     for i in range(first, last):
         row = r.order[r.start + i] if r.order != NULL else r.start + i
-        if r.order != NULL and i + 1 < last:
-            # the next row may lie anywhere
-            expect_row(&r.x, r.order[r.start + i + 1], r.n_in)
+        if r.order != NULL and r.start + i + EXPECTED < r.n_order:
+            # the rows to come may lie anywhere
+            expect_row(&r.x, r.order[r.start + i + EXPECTED], r.n_in)
+            if r.y.base != NULL:
+                expect_row(&r.y, r.order[r.start + i + EXPECTED], 1)
         column = take_row(&r.x, row, r.n_in, at(any, r, op.x) + i * op.ldx)
         r.bad[2 * i] = column
         r.bad[2 * i + 1] = -1
@@ -664,6 +667,7 @@ def train(
     else:
         r.y = describe(y, True)
     r.order = &order[0] if order is not None else NULL
+    r.n_order = order.shape[0] if order is not None else 0
     r.lr, r.momentum, r.nesterov, r.weight_decay, r.clip_norm = lr, momentum, nesterov, weight_decay, clip_norm
     r.key, r.step = key, first_step
     r.profile = &profile[0, 0] if profile is not None else NULL

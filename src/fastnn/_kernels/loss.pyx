@@ -5,9 +5,8 @@ are then one long loop, however few classes there are.
 """
 
 from cython cimport floating
-from libc.math cimport log1p
 
-from fastnn._kernels.elementary cimport absolute, compensated, exp, log1p_unit, rounding_of_sum
+from fastnn._kernels.elementary cimport absolute, compensated, exp, log1p_positive, log1p_unit, rounding_of_sum
 from fastnn._kernels.simd cimport extents, simd_void
 
 cdef enum:
@@ -102,13 +101,13 @@ cdef simd_void softmax_tile(
                     at_target[r] = e[r * w + y]
                     e[r * w + y] = 0
                 others[r] += sum_of(e + r * w, w)
+        # loss = log(sum(e)) - margin = log1p(sum(e) - 1) - margin
         for r in range(m):
-            # loss = log(sum(e)) - margin = log1p(sum(e) - 1) - margin
-            s = others[r] + at_target[r]
-            losses[r] = log1p(s) - margin[r]
+            losses[r] = log1p_positive(others[r] + at_target[r]) - margin[r]
+        for r in range(m):
             # dz = scale * e / sum(e), and at the target scale * (e / sum(e) - 1) = -scale * (the others') / sum(e)
             d = dlogits + r * ldd
-            factor = scale / (s + 1)
+            factor = scale / (others[r] + at_target[r] + 1)
             for j in range(k):
                 d[j] = <floating>(d[j] * factor)
             y = labels[r]

@@ -102,7 +102,7 @@ cdef Py_ssize_t take_row(const Source* source, Py_ssize_t row, Py_ssize_t d, flo
 cdef void expect_row(const Source* source, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
     cdef const char* x = source.base + row * source.row_stride
     cdef Py_ssize_t i
-    if source.column_stride == source.size:
+    if source.column_stride == source.size or d == 1:
         for i in range((min(d * source.size, AHEAD) + LINE - 1) // LINE):
             FASTNN_PREFETCH(x + i * LINE)
 
