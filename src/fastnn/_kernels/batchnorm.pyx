@@ -23,6 +23,9 @@ cdef simd_void shifted_sums(
     const floating* pivot,                                              # IN (d,)
     double* s1, double* s2,                                             # OUT (d,)
 ) noexcept nogil:
+    # arrays of its own: the compiler sees that they are apart from x, or it would not vectorise for float64
+    cdef double sum1[COLUMNS]
+    cdef double sum2[COLUMNS]
     cdef Py_ssize_t i, j
     cdef const floating *x0
     cdef const floating *x1
@@ -31,8 +34,8 @@ cdef simd_void shifted_sums(
     cdef double p, u0, u1, u2, u3
 
     for j in range(d):
-        s1[j] = 0
-        s2[j] = 0
+        sum1[j] = 0
+        sum2[j] = 0
     for i in range(0, n, 4):
         # past the last row stands the pivot itself, whose difference is zero
         x0 = x + i * ldx
@@ -46,8 +49,11 @@ cdef simd_void shifted_sums(
             u1 = x1[j] - p
             u2 = x2[j] - p
             u3 = x3[j] - p
-            s1[j] += (u0 + u1) + (u2 + u3)
-            s2[j] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
+            sum1[j] += (u0 + u1) + (u2 + u3)
+            sum2[j] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
+    for j in range(d):
+        s1[j] = sum1[j]
+        s2[j] = sum2[j]
 
 
 cdef simd_void scale_shift(
@@ -117,6 +123,10 @@ cdef simd_void backward_sums(
     const double* mean,                                                 # IN (d,)
     double* sum_d, double* sum_du, double* sum_u,                       # OUT (d,); sum_u of float64 data only
 ) noexcept nogil:
+    # arrays of its own, as above
+    cdef double sum0[COLUMNS]
+    cdef double sum1[COLUMNS]
+    cdef double sum2[COLUMNS]
     cdef const floating* no_dout = <const floating*>ZEROS
     cdef const floating* no_x = x
     cdef Py_ssize_t i, j
@@ -133,9 +143,9 @@ cdef simd_void backward_sums(
     if floating is double:
         no_x = mean
     for j in range(d):
-        sum_d[j] = 0
-        sum_du[j] = 0
-        sum_u[j] = 0
+        sum0[j] = 0
+        sum1[j] = 0
+        sum2[j] = 0
     for i in range(0, n, 4):
         # past the last row stand rows that add nothing: no gradient, and for sum_u x at the mean
         x0 = x + i * ldx
@@ -156,10 +166,14 @@ cdef simd_void backward_sums(
             g1 = d1[j]
             g2 = d2[j]
             g3 = d3[j]
-            sum_d[j] += (g0 + g1) + (g2 + g3)
-            sum_du[j] += (g0 * u0 + g1 * u1) + (g2 * u2 + g3 * u3)
+            sum0[j] += (g0 + g1) + (g2 + g3)
+            sum1[j] += (g0 * u0 + g1 * u1) + (g2 * u2 + g3 * u3)
             if floating is double:
-                sum_u[j] += (u0 + u1) + (u2 + u3)
+                sum2[j] += (u0 + u1) + (u2 + u3)
+    for j in range(d):
+        sum_d[j] = sum0[j]
+        sum_du[j] = sum1[j]
+        sum_u[j] = sum2[j]
 
 
 cdef simd_void backward_dx(
