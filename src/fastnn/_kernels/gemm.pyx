@@ -202,12 +202,13 @@ cdef void gemm(
     # A copy of A pays where many panels of B read it: by columns, where they are long and far apart; by rows, where they share
     # cache sets or there are too many pages.
     cdef bint packed_a = m >= rows and (
+        (n >= 32 * lanes and k >= 16 and m * k * size > SMALL) or
         (n >= 8 * lanes and (k >= 256 or (k >= 128 and (a_col * size >= FAR or a_col * size % SETS == 0)))) if a_col != 1
         else k >= 64 and n >= (8 if a_row * size % SETS == 0 else 32) * lanes and m * k * size > SMALL)
     # A copy of B pays where its rows lie far apart, or share cache sets, and many rows of A read it; a transpose is copied in any
     # case.
     cdef bint packed_b = b_col != 1 or (n < 2 * lanes and n != lanes) or (
-        m >= 4 * rows and ((k >= 64 and b_row * size >= FAR) or (k >= 128 and b_row * size % SETS == 0)))
+        (m >= 16 * rows and k >= 16 and b_row * size >= FAR) or (m >= 4 * rows and k >= 32 and b_row * size % SETS == 0))
     # few rows leave registers for wider panels
     cdef Py_ssize_t widest = 4 if 2 * m <= rows and not packed_b else 2
     cdef Py_ssize_t depth = k, height = m, breadth = n
