@@ -1,6 +1,6 @@
 """The matrix product: blocks and panels around the register tile of gemm_tile.h.
 
-A panel of B, two vectors wide (four beside few rows) and at most DEPTH rows deep, stays in the first-level cache while the
+A panel of B, two vectors wide (four or eight beside few rows) and at most DEPTH rows deep, stays in the first-level cache while the
 rows of A pass by; a block of A stays in the second. Either is copied where that pays: its rows lie far apart, or share cache
 sets; and B where it comes as a transpose. Few rows times a transpose are dot products instead. C is overwritten, whatever it
 held.
@@ -55,7 +55,7 @@ cdef extern from "gemm.h":
 
 cdef enum:
     DEPTH = 512             # terms of the sum that a packed block takes at most
-    WIDEST = 64             # columns of the widest panel: four vectors of 16 floats
+    WIDEST = 128            # columns of the widest panel: eight vectors of 16 floats
     SMALL = 32768           # bytes of B that stay in the first-level cache
     FAR = 2048              # bytes between neighbours from which on they are worth a copy
     SETS = 512              # a multiple of which between neighbours makes them share few cache sets
@@ -210,7 +210,7 @@ cdef void gemm(
     cdef bint packed_b = b_col != 1 or (n < 2 * lanes and n != lanes) or (
         (m >= 16 * rows and k >= 16 and b_row * size >= FAR) or (m >= 4 * rows and k >= 32 and b_row * size % SETS == 0))
     # few rows leave registers for wider panels
-    cdef Py_ssize_t widest = 4 if 2 * m <= rows and not packed_b else 2
+    cdef Py_ssize_t widest = 2 if 2 * m > rows or packed_b else 4 if m > 1 else 8
     cdef Py_ssize_t depth = k, height = m, breadth = n
     cdef Py_ssize_t column, nc, p, kc, i, mc, j, rest, vectors, width, start, q, panel_row
     cdef const floating *block_a

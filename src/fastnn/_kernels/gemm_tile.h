@@ -27,7 +27,7 @@ FASTNN_INLINE void NAME(product)(
     const int rows, const int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b, ptrdiff_t b_row,
     int more, const T *bias, T *c, ptrdiff_t c_row)
 {
-    VEC acc[ROWS][4], bv[4];
+    VEC acc[ROWS][8], bv[8];
 
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < vectors; v++)
@@ -68,7 +68,7 @@ FASTNN_INLINE void NAME(product)(
             NAME(product)(rows <= ROWS ? rows : 1, vectors, k, a, a_row, a_col, b, b_row, more, bias, c, c_row); \
         break;
 
-/* 1 <= rows <= ROWS and vectors 1, 2 or 4, with rows * vectors <= 2 * ROWS. Not inlined: its loops need every register. */
+/* 1 <= rows <= ROWS and vectors 1, 2, 4 or 8, with rows * vectors <= 2 * ROWS. Not inlined: its loops need every register. */
 FASTNN_APART void NAME(tile)(
     ptrdiff_t rows, int vectors, ptrdiff_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b, ptrdiff_t b_row,
     int more, const T *bias, T *c, ptrdiff_t c_row)
@@ -78,7 +78,7 @@ FASTNN_APART void NAME(tile)(
     CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
     CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2)
     CASE(7, 2) CASE(8, 2) CASE(9, 2) CASE(10, 2) CASE(11, 2) CASE(12, 2)
-    CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4)
+    CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4) CASE(1, 8)
     }
 }
 
