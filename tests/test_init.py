@@ -510,7 +510,7 @@ def test_bad_nonzeros():
     for value, error in ((0, ValueError), (-1, ValueError), (21, ValueError), (10**30, ValueError), (15.0, TypeError),
                          (True, TypeError), ("15", TypeError), (None, TypeError)):
         assert_refused("sparse", "nonzeros", value, error)
-    with pytest.raises(ValueError, match=r"^nonzeros: expected at most fan_in = 10, got 15$"):
+    with pytest.raises(ValueError, match=r"^nonzeros: expected at most 10, fan_in, got 15$"):
         init.sparse((10, 4))
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import numbers
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+
+from fastnn.errors import DivergedError
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
@@ -311,6 +313,20 @@ def integer(value: Any, name: str, *, least: int) -> int:
     return value
 
 
+def at_most(value: int, name: str, most: int, what: str) -> int:
+    """A number <= `most`, which is `what`."""
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most}, {what}, got {value}")
+    return value
+
+
+def thread_count(text: str, name: str, most: int) -> int:
+    """The number of threads that an environment variable asks for."""
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise ValueError(f"{name}: expected an integer from 1 to {most} or 'auto', got {text!r}")
+    return int(text)
+
+
 def choice(value: Any, name: str, choices: Any) -> str:
     """One of the strings in `choices`."""
     if not isinstance(value, str):
@@ -366,6 +382,114 @@ def finite_in(dtype: np.dtype[Any], largest: float, name: str, given: float) -> 
     """`largest`, the largest number that `given` leads to, is finite in the dtype."""
     if not largest <= float(np.finfo(dtype).max):
         raise ValueError(f"{name}: expected a number whose results are finite in {dtype}, got {given}")
+
+
+# ------------------------------------------------------------------------------------------- what goes with what
+
+def instance(value: Any, name: str, kind: Any, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise wrong_kind(value, name, wanted)
+
+
+def wrong_kind(value: Any, name: str, wanted: str) -> TypeError:
+    return TypeError(f"{name}: expected {wanted}, got {_kind(value)}")
+
+
+def both_or_neither(a: Any, name_a: str, b: Any, name_b: str) -> None:
+    """None is `a`, and so is `b`."""
+    if a is not b:
+        raise ValueError(f"{name_a if a is None else name_b}: expected both {name_a} and {name_b}, or neither; got None")
+
+
+def only_with(name: str, flag: bool, name_of_flag: str) -> None:
+    """There is an array called `name` only where its flag is on."""
+    if not flag:
+        raise ValueError(f"{name}: expected None to go with {name_of_flag}=False, got an array")
+
+
+def no_velocity() -> ValueError:
+    return ValueError("velocity: expected an array (zeros to start) to go with momentum > 0, got None")
+
+
+def pair(value: Any, name: str, wanted: str) -> tuple[Any, Any]:
+    instance(value, name, tuple | list, f"a pair {wanted}")
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected a pair {wanted}, got {len(value)} of them")
+    return value[0], value[1]
+
+
+def one_for_each_row(y: Array, name: str, x: Array, x_name: str) -> None:
+    if len(y) != len(x):
+        raise ValueError(f"{name}: expected {len(x)} rows, one for each row of {x_name}, got {len(y)}")
+
+
+def entries(given: Any, name: str, names: Collection[str]) -> None:
+    """A mapping with just these names."""
+    instance(given, name, Mapping, "a mapping from names to arrays")
+    if missing := sorted(names - given.keys()):
+        raise ValueError(f"{name}: expected an entry {missing[0]!r}, which is missing ({len(missing)} in all)")
+    if surplus := sorted(given.keys() - names, key=repr):
+        raise ValueError(f"{name}: got an entry {surplus[0]!r}, which the network does not have ({len(surplus)} in all)")
+
+
+def no_library(name: str, wanted: str, path: str, why: str) -> ValueError:
+    return ValueError(f"{name}: expected {wanted}, got {path!r} ({why})")
+
+
+# ------------------------------------------------------------------------------------------------------- a network
+
+def bound(a: Array | None, name: str) -> Array:
+    """The array of a layer that belongs to a network."""
+    if a is None:
+        raise AttributeError(f"{name}: the layer has none, or belongs to no Sequential yet")
+    return a
+
+
+def connects(width: int, attribute: str, n_in: int | None, name: str) -> None:
+    """A layer takes as many features as the one before gives; None before the first."""
+    if n_in is not None and n_in != width:
+        raise ValueError(f"{name}: expected {attribute} {n_in}, what the layer before gives, got {width}")
+
+
+def taken(layer: Any, name: str) -> ValueError:
+    return ValueError(f"{name}: expected a layer of its own, got a {layer!r} that is in a network already")
+
+
+def no_dense() -> ValueError:
+    return ValueError("layers: expected at least one Dense layer")
+
+
+def no_probabilities(loss: str) -> ValueError:
+    return ValueError(f"loss: expected a cross-entropy for predict_proba, got {loss!r}")
+
+
+def busy() -> RuntimeError:
+    return RuntimeError("the network is busy: another thread is training it")
+
+
+def batch_of_one(one_of_several: bool) -> ValueError:
+    return ValueError(
+        "x: batch_norm in train mode needs >= 2 samples in each batch, got a batch of 1"
+        + ("; last_batch='merge' or 'drop' or another batch_size avoids it" if one_of_several else ""))
+
+
+def stopped(
+    status: str, x: Array, y: Array | None, row: int, column: int, dtype: np.dtype[Any], n_classes: int, loss: float, at: str,
+) -> Exception:
+    """Why the engine stopped: `status` is a name in its ``STATUS``, row and column say where the data are bad, `at` when."""
+    so_far = f"{at}; the parameters after the steps before it are kept."
+    finite = f"{at}; the parameters of the last finite step are kept. A lower lr may help."
+    if status == "x":
+        with np.errstate(over="ignore"):
+            value = float(dtype.type(x[row, column]))
+        return ValueError(f"x: expected finite numbers, got {value} at row {row}, column {column}{so_far}")
+    if y is not None and status == "y":
+        return ValueError(f"y: expected finite numbers, got {y[row, column]} at row {row}, column {column}{so_far}")
+    if y is not None and status == "label":
+        return ValueError(f"y: expected labels in [0, {n_classes}), got {y[row]} at row {row}{so_far}")
+    if status == "loss":
+        return DivergedError(f"the loss is {loss}{finite}")
+    return DivergedError(f"{'the gradient is not finite' if status == 'gradient' else 'the step leads to infinity'}{finite}")
 
 
 # --------------------------------------------------------------------------------------------------------- the slow ways

@@ -68,9 +68,7 @@ def batchnorm_forward(
     momentum = _check.fraction(momentum, "momentum")
     eps = _check.batchnorm_eps(eps, dtype)
     if running_mean is None or running_var is None:
-        if running_mean is not running_var:
-            missing = "running_mean" if running_mean is None else "running_var"
-            raise ValueError(f"{missing}: expected both running_mean and running_var, or neither; got None")
+        _check.both_or_neither(running_mean, "running_mean", running_var, "running_var")
     elif not (plain and running_mean.shape == running_var.shape == (d,)):
         running_mean = _check.output(running_mean, "running_mean", (d,), dtype)
         running_var = _check.output(running_var, "running_var", (d,), dtype)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 
+from fastnn import _check
 from fastnn._kernels import gemm
 
 VARIABLE = "FASTNN_BLAS"
@@ -35,7 +36,7 @@ def load(library: str) -> None:
     try:
         loaded = ctypes.CDLL(library)
     except OSError as error:
-        raise ValueError(f"{VARIABLE}: expected the path of a library that can be loaded, got {library!r} ({error})") from None
+        raise _check.no_library(VARIABLE, "the path of a library that can be loaded", library, str(error)) from None
     for before, behind, integer in NAMES:
         names = [f"{before}cblas_{letter}gemm{behind}" for letter in "sd"]
         if all(hasattr(loaded, name) for name in names):
@@ -47,7 +48,7 @@ def load(library: str) -> None:
             gemm.use_blas(single, double, integer)
             path = library
             return
-    raise ValueError(f"{VARIABLE}: expected a CBLAS with cblas_sgemm and cblas_dgemm, got {library!r}, which has none")
+    raise _check.no_library(VARIABLE, "a CBLAS with cblas_sgemm and cblas_dgemm", library, "which has none")
 
 
 if os.environ.get(VARIABLE):

@@ -122,8 +122,7 @@ def dense_backward(
         dout = _check.array_like(dout, "dout", (n_rows, n_out), dtype, "x and weight")
     need_dx = _check.flag(need_dx, "need_dx")
     if dx is not None:
-        if not need_dx:
-            raise ValueError("dx: expected None to go with need_dx=False, got an array")
+        _check.only_with("dx", need_dx, "need_dx")
         dx = _check.output(dx, "dx", x.shape, dtype)
     if dweight is not None:
         dweight = _check.output(dweight, "dweight", weight.shape, dtype)

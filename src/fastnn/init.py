@@ -220,8 +220,7 @@ def sparse(
     """
     fan_in, fan_out = _check.weight_shape(shape)
     nonzeros = _check.integer(nonzeros, "nonzeros", least=1)
-    if nonzeros > fan_in:
-        raise ValueError(f"nonzeros: expected at most fan_in = {fan_in}, got {nonzeros}")
+    _check.at_most(nonzeros, "nonzeros", fan_in, "fan_in")
     std = _check.positive(std, "std")
     out = np.zeros((fan_in, fan_out), _check.float_dtype(dtype))
     _check.finite_in(out.dtype, std * _NORMAL_MAX, "std", std)

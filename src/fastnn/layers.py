@@ -66,8 +66,7 @@ def _array_property(kind: str, name: str, doc: str) -> Any:
 
     def set(self: Layer, value: Any) -> None:
         array = getattr(self, kind).get(name)
-        if array is None:
-            raise AttributeError(f"{name}: the layer has none, or belongs to no Sequential yet")
+        array = _check.bound(array, name)
         array[...] = _check.array_of_shape(value, name, array.shape)
 
     return property(get, set, doc=doc)
@@ -103,7 +102,7 @@ class Dense(Layer):
         elif isinstance(init, np.ndarray):
             _check.array_of_shape(init, "init", (self.in_features, self.out_features))
         elif not callable(init):
-            raise TypeError(f"init: expected a name in fastnn.init, a callable or an array, got {type(init).__name__}")
+            raise _check.wrong_kind(init, "init", "a name in fastnn.init, a callable or an array")
         self.init = init
 
     weight = _array_property("parameters", "weight", "(in_features, out_features)")
@@ -113,8 +112,7 @@ class Dense(Layer):
         return f"Dense({self.in_features}, {self.out_features}{'' if self.has_bias else ', bias=False'})"
 
     def width(self, n_in: int | None, name: str) -> int:
-        if n_in is not None and n_in != self.in_features:
-            raise ValueError(f"{name}: expected in_features {n_in}, what the layer before gives, got {self.in_features}")
+        _check.connects(self.in_features, "in_features", n_in, name)
         return self.out_features
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -167,8 +165,7 @@ class BatchNorm(Layer):
         return f"BatchNorm({self.num_features})"
 
     def width(self, n_in: int | None, name: str) -> int:
-        if n_in is not None and n_in != self.num_features:
-            raise ValueError(f"{name}: expected num_features {n_in}, what the layer before gives, got {self.num_features}")
+        _check.connects(self.num_features, "num_features", n_in, name)
         return self.num_features
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,6 @@ import numpy as np
 from fastnn import _check
 from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
-from fastnn.errors import DivergedError
 from fastnn.layers import BatchNorm, Dense, Layer
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD
@@ -37,8 +36,6 @@ EVALUATION_ROWS = 4096      # rows whose outputs are kept at a time
 PATIENCE = 0.05             # seconds between two looks for Ctrl-C
 # Multiplications from which on more than one thread is considered: some tens of microseconds.
 SHARED_WORK = 1_000_000
-KEPT = "the parameters of the last finite step are kept. A lower lr may help."
-KEPT_SO_FAR = "the parameters after the steps before it are kept."
 STATUS = {number: name for name, number in engine.STATUS.items()}
 
 
@@ -50,7 +47,7 @@ def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatena
         own = object()
         try:
             if self._holder.setdefault("by", own) is not own:
-                raise RuntimeError("the network is busy: another thread is training it")
+                raise _check.busy()
             return method(self, *args, **kwargs)
         finally:
             if "by" in self._holder and self._holder["by"] is own:
@@ -278,7 +275,7 @@ class Sequential:
     def predict_proba(self, x: Array) -> Array:
         """The probabilities (N, K): rows that sum to 1 for softmax_cross_entropy, one by one for sigmoid_cross_entropy."""
         if self.loss == "mean_squared_error":
-            raise ValueError("loss: expected a cross-entropy for predict_proba, got 'mean_squared_error'")
+            raise _check.no_probabilities(self.loss)
         z = self._outputs(_check.rows(x, "x", self.n_in))
         if self.loss == "sigmoid_cross_entropy":
             return activation_forward(z, "sigmoid", out=z)
@@ -312,12 +309,7 @@ class Sequential:
             Naming the entry, before anything is written.
         """
         state = dict(self._state())
-        if not isinstance(d, Mapping):
-            raise TypeError(f"d: expected a mapping from names to arrays, got {type(d).__name__}")
-        if missing := sorted(state.keys() - d.keys()):
-            raise ValueError(f"d: expected an entry {missing[0]!r}, which is missing ({len(missing)} in all)")
-        if surplus := sorted(d.keys() - state.keys(), key=repr):
-            raise ValueError(f"d: got an entry {surplus[0]!r}, which the network does not have ({len(surplus)} in all)")
+        _check.entries(d, "d", state.keys())
         given = {name: _check.array_of_shape(d[name], name, a.shape).astype(self.dtype) for name, a in state.items()}
         for name, a in given.items():
             if name.endswith(".running_var"):
@@ -329,20 +321,18 @@ class Sequential:
 
     def _connected(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
         """The layers as a tuple, if each is one, free, and takes what the one before gives; finds n_in and n_out."""
-        if not isinstance(layers, list | tuple):
-            raise TypeError(f"layers: expected a list of layers, got {type(layers).__name__}")
+        _check.instance(layers, "layers", list | tuple, "a list of layers")
         width: int | None = None
         n_in: int | None = None
         for i, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}]: expected a layer such as Dense, got {type(layer).__name__}")
+            _check.instance(layer, f"layers[{i}]", Layer, "a layer such as Dense")
             if layer.bound or any(layer is other for other in layers[:i]):
-                raise ValueError(f"layers[{i}]: expected a layer of its own, got a {layer!r} that is in a network already")
+                raise _check.taken(layer, f"layers[{i}]")
             if n_in is None:
                 n_in = layer.in_features if isinstance(layer, Dense) else layer.width(None, "")
             width = layer.width(width, f"layers[{i}]")
         if not any(isinstance(layer, Dense) for layer in layers):
-            raise ValueError("layers: expected at least one Dense layer")
+            raise _check.no_dense()
         assert n_in is not None and width is not None
         self.n_in, self.n_out = n_in, width
         return tuple(layers)
@@ -354,20 +344,17 @@ class Sequential:
 
     def _check_optimizer(self, optimizer: Any) -> None:
         """Refuse what cannot train this network."""
-        if not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer: expected a fastnn.SGD, got {type(optimizer).__name__}")
+        _check.instance(optimizer, "optimizer", SGD, "a fastnn.SGD")
         _check.coefficient(optimizer.lr, "lr", self.dtype)
         _check.coefficient(optimizer.weight_decay, "weight_decay", self.dtype)
 
     def _data(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array]:
         x = _check.rows(x, x_name, self.n_in)
-        if len(x) == 0:
-            raise ValueError(f"{x_name}: expected at least one row, got shape {x.shape}")
+        _check.at_least_one_row(x, x_name)
         if self.loss == "softmax_cross_entropy":
             return x, _check.labels(y, y_name, len(x), self.n_out)
         y = _check.rows(y, y_name, self.n_out)
-        if len(y) != len(x):
-            raise ValueError(f"{y_name}: expected {len(x)} rows, one for each row of {x_name}, got {len(y)}")
+        _check.one_for_each_row(y, y_name, x, x_name)
         if self.loss == "sigmoid_cross_entropy":
             _check.probabilities(y, y_name)
         return x, y
@@ -375,18 +362,13 @@ class Sequential:
     def _validation(self, data: Any) -> tuple[Array, Array] | None:
         if data is None:
             return None
-        if not isinstance(data, tuple | list):
-            raise TypeError(f"validation_data: expected a pair (x, y), got {type(data).__name__}")
-        if len(data) != 2:
-            raise ValueError(f"validation_data: expected a pair (x, y), got {len(data)} of them")
-        return self._data(data[0], data[1], "validation_data[0]", "validation_data[1]")
+        x, y = _check.pair(data, "validation_data", "(x, y)")
+        return self._data(x, y, "validation_data[0]", "validation_data[1]")
 
     def _enough_rows(self, starts: Array) -> None:
         """Batch norm has no variance of one row: say so before anything has changed."""
         if any(isinstance(layer, BatchNorm) for layer in self.layers) and np.diff(starts).min() < 2:
-            raise ValueError(
-                "x: batch_norm in train mode needs >= 2 samples in each batch, got a batch of 1"
-                + ("" if len(starts) == 2 else "; last_batch='merge' or 'drop' or another batch_size avoids it"))
+            raise _check.batch_of_one(len(starts) > 2)
 
     def _outputs(self, x: Array) -> Array:
         """The outputs in evaluation mode. Touches no buffer of the network."""
@@ -470,27 +452,9 @@ class Sequential:
                 self._optimizer, self._velocity = optimizer, velocity
         if status != "done":
             row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
-            raise self._failure(status, x, y, row, int(bad[1]), sums[4], f" at step {progress[0]}{at}" if at else "")
+            raise _check.stopped(
+                status, x, y, row, int(bad[1]), self.dtype, self.n_out, sums[4], f" at step {progress[0]}{at}" if at else "")
         return float(sums[0] + sums[1]) / int(starts[-1] - starts[0])
-
-    def _failure(self, status: str, x: Array, y: Array | None, row: int, column: int, loss: float, at: str) -> Exception:
-        """What to raise when a step ends with `status`; `row` and `column` say where the data are bad."""
-        if status == "x":
-            with np.errstate(over="ignore"):
-                value = float(self.dtype.type(x[row, column]))
-            return ValueError(f"x: expected finite numbers, got {value} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
-        if status == "y":
-            assert y is not None
-            return ValueError(
-                f"y: expected finite numbers, got {y[row, column]} at row {row}, column {column}{at}; {KEPT_SO_FAR}")
-        if status == "label":
-            assert y is not None
-            return ValueError(f"y: expected labels in [0, {self.n_out}), got {y[row]} at row {row}{at}; {KEPT_SO_FAR}")
-        if status == "loss":
-            return DivergedError(f"the loss is {loss}{at}; {KEPT}")
-        if status == "gradient":
-            return DivergedError(f"the gradient is not finite{at}; {KEPT}")
-        return DivergedError(f"the step leads to infinity{at}; {KEPT}")
 
 
 def _one_batch(x: Array) -> Array:

@@ -65,7 +65,7 @@ def sgd_update(
     weight_decay = _check.coefficient(weight_decay, "weight_decay", param.dtype)
     nesterov = _check.nesterov(nesterov, momentum)
     if momentum != 0.0 and velocity is None:
-        raise ValueError("velocity: expected an array (zeros to start) to go with momentum > 0, got None")
+        raise _check.no_velocity()
     if param.size:
         _update[param.dtype](_check.flat(grad), lr, momentum, nesterov, weight_decay,
                              None if velocity is None else _check.flat(velocity), _check.flat(param),

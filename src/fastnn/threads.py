@@ -19,9 +19,7 @@ def _from_environment() -> int | None:
     text = os.environ.get(VARIABLE, "").strip()
     if text.lower() in ("", "auto"):
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise ValueError(f"{VARIABLE}: expected an integer from 1 to {MOST} or 'auto', got {text!r}")
-    return int(text)
+    return _check.thread_count(text, VARIABLE, MOST)
 
 
 _everywhere = _from_environment()
@@ -82,7 +80,4 @@ def _chosen() -> int | None:
 def _number(n: int | None) -> int | None:
     if n is None:
         return None
-    n = _check.integer(n, "n", least=1)
-    if n > MOST:
-        raise ValueError(f"n: expected at most {MOST} threads, got {n}")
-    return n
+    return _check.at_most(_check.integer(n, "n", least=1), "n", MOST, "the most threads there can be")

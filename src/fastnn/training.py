@@ -45,8 +45,8 @@ def batch_starts(n_rows: int, batch_size: int, last_batch: str) -> np.ndarray:
     batch_size = _check.integer(batch_size, "batch_size", least=1)
     last_batch = _check.choice(last_batch, "last_batch", LAST_BATCH)
     whole, remainder = divmod(n_rows, batch_size)
-    if not whole and last_batch == "drop":
-        raise ValueError(f"batch_size: expected at most {n_rows}, the rows of x, with last_batch='drop', got {batch_size}")
+    if last_batch == "drop":
+        _check.at_most(batch_size, "batch_size", n_rows, "the rows of x, with last_batch='drop'")
     starts = np.arange(whole + 1, dtype=np.intp) * min(batch_size, n_rows)
     if remainder and last_batch != "drop":
         if last_batch == "keep" or not whole:
