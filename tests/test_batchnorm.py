@@ -375,6 +375,25 @@ def test_values_near_1e30(rng):
     assert error <= tol["dx"], f"dx: {error:.3g}"
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_variance_that_overflows_is_refused(rng, dtype):
+    # of float32 data it is finite in float64, in which it is needed, but not as a running variance
+    x, gamma, beta = arguments(rng, dtype, 20, 1030, 0, 1)
+    x[:, 1027] *= {FLOAT32: 1e25, FLOAT64: 1e170}[dtype]
+    running = np.zeros(1030, dtype), np.ones(1030, dtype)
+    out = nan(dtype, *x.shape)
+    text = assert_refused(ValueError, "x", batchnorm_forward, x, gamma, beta, *running, out=out)
+    assert text.endswith(f"finite in {dtype}, got one that overflows at column 1027")
+    if dtype == FLOAT64:
+        assert_refused(ValueError, "x", batchnorm_forward, x, gamma, beta, out=out)
+    else:
+        assert np.isfinite(batchnorm_forward(x, gamma, beta)[0]).all()
+    # what was infinite before is passed on
+    x[3, 1027] = np.inf
+    running[1][1027] = np.inf
+    assert np.isnan(batchnorm_forward(x, gamma, beta, *running)[0][:, 1027]).all()
+
+
 # ---- contract (what all kernels have in common is in test_contract.py)
 
 def test_needs_two_rows_and_a_column(rng):

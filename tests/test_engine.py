@@ -330,7 +330,7 @@ def poisoned(kind: str, step: int, dtype: str) -> tuple[Array, Array]:
 
 def fragile(kind: str, dtype: str) -> fnn.Sequential:
     layers = [Dense(5, 6), Tanh(), Dropout(0.2), Dense(6, 6), Softplus(), Dense(6, 3)]
-    if kind == "statistics":        # the running variance is infinite, and no loss or gradient shows it
+    if kind == "statistics":        # the running variance is infinite, which in float32 no loss or gradient shows
         layers.insert(0, BatchNorm(5))
     net = fnn.Sequential(layers, loss=NUMBERS, dtype=dtype, seed=0)
     if kind == "gradient":
@@ -361,6 +361,8 @@ def test_divergence_in_a_long_epoch(kind: str, dtype: str, options: dict[str, fl
     assert steps == step + 1 if at_once else steps > step
     if kind == "loss":
         reason = "the loss is inf"
+    elif (kind, dtype) == ("statistics", "float64"):
+        reason = "the loss is nan"      # nothing is normalised by a variance beyond float64
     else:
         # without a norm to clip to, nobody has looked at the gradient as such
         seen = kind == "gradient" and "clip_norm" in options

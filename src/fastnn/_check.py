@@ -121,6 +121,10 @@ def at_least_two_rows(x: Array, name: str) -> None:
     at_least_one_column(x, name)
 
 
+def variance_overflow(name: str, column: int, dtype: np.dtype[Any]) -> ValueError:
+    return ValueError(f"{name}: expected columns whose variance is finite in {dtype}, got one that overflows at column {column}")
+
+
 def at_least_one_row(x: Array, name: str) -> None:
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one row and one column, got shape {x.shape}")

@@ -53,7 +53,8 @@ def batchnorm_forward(
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, before anything is written; ``N < 2`` is a `ValueError`, since one row has no variance.
+        Naming the argument, before anything is written; ``N < 2`` is a `ValueError`, since one row has no variance, and so is
+        a column of finite numbers whose variance (or new running variance) is not.
     """
     plain = memory.ordinary(3, b"1?1?2?2 1 1 ", running_mean, running_var, out, x, gamma, beta)
     if not plain:
@@ -82,8 +83,10 @@ def batchnorm_forward(
     out = np.empty((n, d), dtype) if given is None else given
     mean = np.empty(d)
     rstd = np.empty(d)
-    _forward[dtype](x, gamma, beta, eps, momentum, running_mean, running_var, out, mean, rstd,
-                    threads_for(x.size, SHARED_SIZE))
+    column = _forward[dtype](x, gamma, beta, eps, momentum, running_mean, running_var, out, mean, rstd,
+                             threads_for(x.size, SHARED_SIZE))
+    if column >= 0:
+        raise _check.variance_overflow("x", column, dtype)
     return out, mean, rstd
 
 

@@ -5,7 +5,7 @@ from fastnn._kernels.simd cimport simd_void
 cdef enum:
     COLUMNS = 1024      # the widest feature block that one tile takes: what it keeps per feature lies on its stack
 
-cdef simd_void forward_tile(
+cdef void forward_tile(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx, const floating* gamma, const floating* beta,
     double eps, double momentum, floating* running_mean, floating* running_var,
     floating* out, Py_ssize_t ldo, double* mean, double* rstd) noexcept nogil

@@ -9,7 +9,8 @@ take four rows at a time, so that the accumulators are loaded and stored a quart
 """
 
 from cython cimport floating
-from libc.math cimport sqrt
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.math cimport isfinite, sqrt
 
 from fastnn._kernels.simd cimport extents, simd_void
 from fastnn._kernels.team cimport Call, part, share
@@ -72,49 +73,76 @@ cdef simd_void scale_shift(
         out += ldo
 
 
-cdef simd_void forward_tile(
+cdef simd_void statistics_tile(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
-    const floating* gamma, const floating* beta,                        # IN (d,)
-    double eps, double momentum,
+    double eps,
+    double* mean, double* low, double* var, double* rstd,               # OUT (d,)
+) noexcept nogil:
+    cdef floating pivot[COLUMNS]
+    cdef double* s1 = rstd
+    cdef double* s2 = var
+    cdef double p, rest, over_n = 1.0 / n
+    cdef Py_ssize_t j
+
+    for j in range(d):
+        pivot[j] = x[j]
+    shifted_sums(x, n, d, ldx, pivot, s1, s2)
+    if floating is double:
+        for j in range(d):
+            pivot[j] += s1[j] * over_n
+        shifted_sums(x, n, d, ldx, pivot, s1, s2)
+    for j in range(d):
+        # with the pivot p:  mean = p + s1 / n;  var = s2 / n - (s1 / n)^2;  rstd = 1 / sqrt(var + eps)
+        p = pivot[j]
+        rest = s1[j] * over_n
+        var[j] = s2[j] * over_n - rest * rest
+        # the mean to twice the precision of float64: mean + low = p + rest
+        mean[j] = p + rest
+        low[j] = rest - (mean[j] - p)
+        # a variance beyond float64 must not make all of the column beta: inf - inf is NaN, and 0 is added otherwise
+        rstd[j] = 1 / sqrt(var[j] + eps) + (var[j] - var[j])
+
+
+cdef inline floating moved(floating running, double momentum, double batch) noexcept nogil:
+    return <floating>((1 - momentum) * running + momentum * batch)
+
+
+cdef simd_void normalise_tile(
+    const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
+    const floating* gamma, const floating* beta, double momentum,       # IN (d,)
+    const double* mean, const double* low, const double* var, const double* rstd,       # IN (d,)
     floating* running_mean, floating* running_var,                      # IN OUT (d,), or NULL
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
-    double* mean, double* rstd,                                         # OUT (d,)
 ) noexcept nogil:
     cdef floating hi[COLUMNS]
     cdef floating scale[COLUMNS]
     cdef floating shift[COLUMNS]
-    cdef double s2[COLUMNS]
-    cdef double* s1 = rstd
-    cdef double pivot, rest, lo, var, over_n = 1.0 / n, unbiased = <double>n / (n - 1)
+    cdef double lo, unbiased = <double>n / (n - 1)
     cdef Py_ssize_t j
 
     for j in range(d):
-        hi[j] = x[j]
-    shifted_sums(x, n, d, ldx, hi, s1, s2)
-    if floating is double:
-        for j in range(d):
-            hi[j] += s1[j] * over_n
-        shifted_sums(x, n, d, ldx, hi, s1, s2)
-    for j in range(d):
-        # with the pivot p:  mean = p + s1 / n;  var = s2 / n - (s1 / n)^2;  rstd = 1 / sqrt(var + eps)
-        rest = s1[j] * over_n
-        var = s2[j] * over_n - rest * rest
-        # hi + lo = p + rest, the mean to twice the precision of the data
-        pivot = hi[j]
-        mean[j] = pivot + rest
+        # (x - hi - lo) * rstd * gamma + beta, where hi + lo is the mean to twice the precision of the data
         hi[j] = <floating>mean[j]
-        lo = rest - (hi[j] - pivot)
-        rstd[j] = 1 / sqrt(var + eps)
-        # (x - hi - lo) * rstd * gamma + beta
+        lo = (mean[j] - hi[j]) + low[j]
         scale[j] = <floating>(gamma[j] * rstd[j])
         shift[j] = <floating>(beta[j] - lo * (gamma[j] * rstd[j]))
-        s2[j] = var * unbiased
     # running = (1 - momentum) * running + momentum * batch, with the unbiased variance
     if running_mean != NULL:
         for j in range(d):
-            running_mean[j] = <floating>((1 - momentum) * running_mean[j] + momentum * mean[j])
-            running_var[j] = <floating>((1 - momentum) * running_var[j] + momentum * s2[j])
+            running_mean[j] = moved(running_mean[j], momentum, mean[j])
+            running_var[j] = moved(running_var[j], momentum, var[j] * unbiased)
     scale_shift(x, n, d, ldx, hi, scale, shift, out, ldo)
+
+
+cdef void forward_tile(
+    const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx, const floating* gamma, const floating* beta,
+    double eps, double momentum, floating* running_mean, floating* running_var,
+    floating* out, Py_ssize_t ldo, double* mean, double* rstd,
+) noexcept nogil:
+    cdef double low[COLUMNS]
+    cdef double var[COLUMNS]
+    statistics_tile(x, n, d, ldx, eps, mean, low, var, rstd)
+    normalise_tile(x, n, d, ldx, gamma, beta, momentum, mean, low, var, rstd, running_mean, running_var, out, ldo)
 
 
 cdef simd_void backward_sums(
@@ -250,17 +278,24 @@ cdef simd_void inference_tile(
 
 cdef enum:
     UNIT = 512          # features of a block: narrower ones read memory in pieces too short for it to be fast
-    FORWARD, BACKWARD, INFERENCE
+    STATISTICS, NORMALISE, BACKWARD, INFERENCE
 
-cdef void forward_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
+cdef void statistics_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
+    cdef Py_ssize_t d = c.sizes[1]
+    statistics_tile(
+        <floating*>c.arrays[0] + j, c.sizes[0], min(d - j, c.panel), d, c.numbers[0], <double*>c.arrays[6] + j,
+        <double*>c.arrays[8] + j, <double*>c.arrays[9] + j, <double*>c.arrays[7] + j)
+
+
+cdef void normalise_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
     cdef Py_ssize_t d = c.sizes[1]
     cdef floating* running_mean = <floating*>c.arrays[3]
     cdef floating* running_var = <floating*>c.arrays[4]
-    forward_tile(
+    normalise_tile(
         <floating*>c.arrays[0] + j, c.sizes[0], min(d - j, c.panel), d, <floating*>c.arrays[1] + j, <floating*>c.arrays[2] + j,
-        c.numbers[0], c.numbers[1], running_mean + j if running_mean != NULL else NULL,
-        running_var + j if running_var != NULL else NULL,
-        <floating*>c.arrays[5] + j, d, <double*>c.arrays[6] + j, <double*>c.arrays[7] + j)
+        c.numbers[1], <double*>c.arrays[6] + j, <double*>c.arrays[8] + j, <double*>c.arrays[9] + j, <double*>c.arrays[7] + j,
+        running_mean + j if running_mean != NULL else NULL, running_var + j if running_var != NULL else NULL,
+        <floating*>c.arrays[5] + j, d)
 
 
 cdef void backward_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
@@ -279,8 +314,10 @@ cdef void inference_part(const floating* any, Call* c, Py_ssize_t j) noexcept no
 
 
 cdef void part_of(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
-    if c.sizes[2] == FORWARD:
-        forward_part(any, c, j)
+    if c.sizes[2] == STATISTICS:
+        statistics_part(any, c, j)
+    elif c.sizes[2] == NORMALISE:
+        normalise_part(any, c, j)
     elif c.sizes[2] == BACKWARD:
         backward_part(any, c, j)
     else:
@@ -303,25 +340,51 @@ cdef void by_features(const floating* any, Call* c, Py_ssize_t n, Py_ssize_t d, 
     share(part_f32 if floating is float else part_f64, c, d, n_threads)
 
 
+cdef Py_ssize_t overflow(const floating* any, const Call* c) noexcept nogil:
+    # the first column of finite numbers whose variance, or running variance, is beyond the type; or -1
+    cdef const double* mean = <double*>c.arrays[6]
+    cdef const double* var = <double*>c.arrays[9]
+    cdef const floating* running_var = <floating*>c.arrays[4]
+    cdef double unbiased = <double>c.sizes[0] / (c.sizes[0] - 1)
+    cdef Py_ssize_t j
+    for j in range(c.sizes[1]):
+        if not isfinite(var[j]) or (running_var != NULL and not isfinite(moved(running_var[j], c.numbers[1], var[j] * unbiased))):
+            if isfinite(mean[j]) and (running_var == NULL or isfinite(running_var[j])):
+                return j
+    return -1
+
+
 def forward(
     const floating[:, ::1] x not None, const floating[::1] gamma not None, const floating[::1] beta not None,
     double eps, double momentum, floating[::1] running_mean, floating[::1] running_var,
     floating[:, ::1] out not None, double[::1] mean not None, double[::1] rstd not None, Py_ssize_t n_threads=1,
 ):
-    cdef Py_ssize_t n = x.shape[0], d = x.shape[1]
+    """Returns -1; or a column whose variance is too large a number, and then only `mean` and `rstd` have been written."""
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], bad
     cdef bint running = running_mean is not None and running_var is not None
+    cdef double* scratch
     cdef Call c
     extents(
         n > 1 and gamma.shape[0] == beta.shape[0] == mean.shape[0] == rstd.shape[0] == out.shape[1] == d > 0
         and out.shape[0] == n and (not running or running_mean.shape[0] == running_var.shape[0] == d))
-    c.arrays[:8] = [<void*>&x[0, 0], <void*>&gamma[0], <void*>&beta[0], NULL, NULL, <void*>&out[0, 0], <void*>&mean[0], <void*>&rstd[0]]
+    scratch = <double*>PyMem_Malloc(2 * d * sizeof(double))
+    if scratch == NULL:
+        raise MemoryError
+    c.arrays[:10] = [
+        <void*>&x[0, 0], <void*>&gamma[0], <void*>&beta[0], NULL, NULL, <void*>&out[0, 0], <void*>&mean[0], <void*>&rstd[0],
+        scratch, scratch + d]
     if running:
         c.arrays[3] = <void*>&running_mean[0]
         c.arrays[4] = <void*>&running_var[0]
     c.numbers[0] = eps
     c.numbers[1] = momentum
     with nogil:
-        by_features(&x[0, 0], &c, n, d, FORWARD, n_threads)
+        by_features(&x[0, 0], &c, n, d, STATISTICS, n_threads)
+        bad = overflow(&x[0, 0], &c)
+        if bad < 0:
+            by_features(&x[0, 0], &c, n, d, NORMALISE, n_threads)
+    PyMem_Free(scratch)
+    return bad
 
 
 def backward(
