@@ -122,7 +122,7 @@ def at_least_two_rows(x: Array, name: str) -> None:
 
 
 def variance_overflow(name: str, column: int, dtype: np.dtype[Any]) -> ValueError:
-    return ValueError(f"{name}: expected columns whose variance is finite in {dtype}, got one that overflows at column {column}")
+    return ValueError(f"{name}: expected columns whose variance is finite in {dtype}, got one that overflows, column {column}")
 
 
 def at_least_one_row(x: Array, name: str) -> None:
