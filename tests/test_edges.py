@@ -496,7 +496,8 @@ def test_gradient_that_is_not_finite(rng, dtype):
 def test_gradient_of_another_parameter():
     param = np.zeros((3, 2), FLOAT32)
     for grad, error in (
-        (np.zeros((2, 3), FLOAT32), ValueError), (np.zeros(6, FLOAT32), ValueError), (np.zeros((3, 2)), TypeError), (None, TypeError),
+        (np.zeros((2, 3), FLOAT32), ValueError), (np.zeros(6, FLOAT32), ValueError), (np.zeros((3, 2)), TypeError),
+        (None, TypeError),
     ):
         assert_refused(error, "grad", fnn.sgd_update, param, grad, lr=0.1)
     assert_refused(ValueError, "velocity", fnn.sgd_update, param, param + 1, lr=0.1, momentum=0.5)
