@@ -114,7 +114,7 @@ def first_failure(project: Path, files: list[str], excluded: list[str] | None = 
         return "(the tests hang)"
     if run.returncode == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.stdout, re.MULTILINE)
     return found[1] if found else f"(the tests end with status {run.returncode})"
 
 
