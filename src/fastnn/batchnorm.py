@@ -81,8 +81,8 @@ def batchnorm_forward(
         _check.written(running, {"x": x})
         _check.written(running | {"out": given}, {"gamma": gamma, "beta": beta}, {"x": x})
     out = np.empty((n, d), dtype) if given is None else given
-    mean = np.empty(d)
-    rstd = np.empty(d)
+    mean = np.empty(d, _check.FLOAT64)
+    rstd = np.empty(d, _check.FLOAT64)
     column = _forward[dtype](x, gamma, beta, eps, momentum, running_mean, running_var, out, mean, rstd,
                              threads_for(x.size, SHARED_SIZE))
     if column >= 0:

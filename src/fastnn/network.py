@@ -110,7 +110,7 @@ class Sequential:
         self._mask_key = int(masks.generate_state(1, np.uint64)[0])
         self._step = 0          # training steps taken, which the dropout masks depend on
         self._epoch = 0
-        self._tuner = np.zeros(5)
+        self._tuner = np.zeros(5, np.float64)
         self._profile: Array | None = None      # see `explain` of the benchmarks: seconds by thread and place
         self._holder: dict[str, object] = {}
 
@@ -434,7 +434,7 @@ class Sequential:
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot(velocity is not None)
         # an array of ints, which are had without a call
-        progress, sums, bad = array("q", [0] * 3), np.zeros(5), np.zeros(2, np.intp)
+        progress, sums, bad = array("q", [0] * 3), np.zeros(5, np.float64), np.zeros(2, np.intp)
         tuner = self._tuner if automatic() and n_threads > 1 else None
         first_step, status = self._step, "out of time"
         try:

@@ -3,7 +3,7 @@
 from cython cimport floating
 
 from fastnn._kernels.elementary cimport compensated, rounding_of_sum
-from fastnn._kernels.gemm cimport add_row, shared_gemm
+from fastnn._kernels.gemm cimport add_row, own_memory, shared_gemm
 from fastnn._kernels.simd cimport extents, simd_void
 
 
@@ -53,6 +53,7 @@ def forward(
         and out.shape[0] == x.shape[0] and out.shape[1] == n_out and (bias is None or bias.shape[0] == n_out))
     if bias is not None:
         b = &bias[0]
+    own_memory()
     # out = x weight + bias
     with nogil:
         shared_gemm(x.shape[0], n_out, n_in, &x[0, 0], n_in, 1, &weight[0, 0], n_out, 1, b, &out[0, 0], n_out, n_threads)
@@ -71,6 +72,7 @@ def backward(
         and (dx is None or (dx.shape[0] == n and dx.shape[1] == n_in)))
     if dx is not None:
         to_dx = &dx[0, 0]
+    own_memory()
     with nogil:
         # dx = dout weight^T
         if to_dx != NULL:

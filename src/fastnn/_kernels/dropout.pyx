@@ -1,3 +1,5 @@
+# cython: overflowcheck=False
+# (the arithmetic of the generator wraps around)
 """Dropout masks from a counter-based generator: Philox4x32-10 of Salmon et al. (2011, "Parallel random numbers: as easy as
 1, 2, 3"). Its input is the place of an element, so any thread may draw any part of a mask.
 """

@@ -24,7 +24,7 @@ from fastnn._kernels.batchnorm cimport (
 from fastnn._kernels.dense cimport column_sums
 from fastnn._kernels.dropout cimport mask_tile, scale_tile
 from fastnn._kernels.elementary cimport compensated
-from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, vector_size
+from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, own_memory, vector_size
 from fastnn._kernels.loss cimport add, elementwise_tile, softmax_tile
 from fastnn._kernels.rows cimport Source, describe, expect_row, take_label, take_row
 from fastnn._kernels.sgd cimport LANES, squares_tile, update_tile
@@ -655,8 +655,8 @@ def train(
     r.parameters = <char*>&parameters[0]
     r.n_parameters = parameters.shape[0]
     r.has_velocity = velocity is not None
-    r.to_velocity = <char*>&velocity[0] - r.parameters if velocity is not None else 0
-    r.to_gradient = <char*>&gradients[0] - r.parameters if gradients is not None else 0
+    r.to_velocity = <Py_ssize_t>&velocity[0] - <Py_ssize_t>r.parameters if velocity is not None else 0
+    r.to_gradient = <Py_ssize_t>&gradients[0] - <Py_ssize_t>r.parameters if gradients is not None else 0
     r.statistics = <char*>&statistics[0] if statistics is not None else NULL
     r.n_statistics = statistics.shape[0] if statistics is not None else 0
     r.snapshot = <char*>&snapshot[0] if snapshot is not None else NULL
@@ -672,6 +672,7 @@ def train(
     r.key, r.step = key, first_step
     r.profile = &profile[0, 0] if profile is not None else NULL
     r.n_places = profile.shape[1] if profile is not None else 0
+    own_memory()
     with nogil:
         got = join(n_threads)
         status = train_steps(
@@ -699,6 +700,7 @@ def infer_rows(
     r.out = <char*>&out[0, 0]
     r.n = out.shape[0]
     r.profile = NULL
+    own_memory()
     with nogil:
         got = join(min(n_threads, memory.shape[0]))
         r.n_threads = got

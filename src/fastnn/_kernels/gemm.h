@@ -3,9 +3,11 @@
 #define FASTNN_GEMM_H
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "simd.h"
+#include "threads.h"
 
 #if defined(__GNUC__)
 #define UNROLL _Pragma("GCC unroll 16")
@@ -87,17 +89,31 @@ FASTNN_TILE_TYPE(fastnn_tile_f64, double)
    for those who use them up at once. Behind each there is room for a vector. */
 enum { FASTNN_STRIPS_BYTES = 288 * 1024, FASTNN_PANELS_BYTES = 1024 * 1024, FASTNN_BLOCK_BYTES = 256 * 1024 };
 
-#if defined(_MSC_VER)
-#define FASTNN_THREAD_LOCAL __declspec(thread)
+#if defined(__SANITIZE_ADDRESS__)
+/* on the heap, where the sanitizer sees what lies before and behind it */
+#define FASTNN_MEMORY(name, bytes) \
+    static FASTNN_THREAD_LOCAL char *name##_memory; \
+    static char *name(void) { return name##_memory ? name##_memory : (name##_memory = aligned_alloc(64, bytes + 64)); }
 #else
-#define FASTNN_THREAD_LOCAL __thread
-#endif
 #define FASTNN_MEMORY(name, bytes) \
     static FASTNN_THREAD_LOCAL char name##_memory[bytes + 128]; \
     static char *name(void) { return name##_memory + (64 - (size_t)name##_memory % 64); }
+#endif
 FASTNN_MEMORY(fastnn_gemm_strips, FASTNN_STRIPS_BYTES)
 FASTNN_MEMORY(fastnn_gemm_panels, FASTNN_PANELS_BYTES)
 FASTNN_MEMORY(fastnn_gemm_block, FASTNN_BLOCK_BYTES)
+
+/* Whether the calling thread can have this memory, which it has from then on. The loader allocates it at the first touch, and
+   ends the process where it cannot; so ask for as much beforehand. */
+static int fastnn_gemm_memory(void)
+{
+    void *volatile as_much = malloc(FASTNN_STRIPS_BYTES + FASTNN_PANELS_BYTES + FASTNN_BLOCK_BYTES + 64 * 1024);
+    if (!as_much)
+        return 0;
+    free(as_much);
+    *(volatile char *)fastnn_gemm_strips() = 0;
+    return 1;
+}
 
 static fastnn_tile_f32 fastnn_best_tile_f32(void) { return FASTNN_BEST(fastnn_tile_f32); }
 static fastnn_tile_f64 fastnn_best_tile_f64(void) { return FASTNN_BEST(fastnn_tile_f64); }

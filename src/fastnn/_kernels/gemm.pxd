@@ -21,6 +21,9 @@ cdef void shared_gemm(
 cdef simd_void add_row(
     const floating* row, Py_ssize_t n, Py_ssize_t d, floating* out, Py_ssize_t ldo) noexcept nogil
 
+# MemoryError where the calling thread cannot have its memory for copies and blocks; to be called before the products
+cdef int own_memory() except -1
+
 # whether large products go to a library whose bits may depend on the parts they are cut into
 cdef bint has_blas() noexcept nogil
 

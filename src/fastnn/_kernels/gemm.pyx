@@ -11,7 +11,7 @@ from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
 
 from fastnn._kernels.simd cimport extents, simd_void
-from fastnn._kernels.team cimport Call, part, share
+from fastnn._kernels.team cimport Call, part, prepare_by, prepared, share
 
 cdef extern from "gemm.h":
     ctypedef struct fastnn_tile_f32:
@@ -52,6 +52,7 @@ cdef extern from "gemm.h":
     char* fastnn_gemm_strips() noexcept nogil
     char* fastnn_gemm_panels() noexcept nogil
     char* fastnn_gemm_block() noexcept nogil
+    bint fastnn_gemm_memory() noexcept nogil
 
 cdef enum:
     DEPTH = 512             # terms of the sum that a packed block takes at most
@@ -63,6 +64,14 @@ cdef enum:
 
 cdef fastnn_tile_f32 TILE_F32 = fastnn_best_tile_f32()
 cdef fastnn_tile_f64 TILE_F64 = fastnn_best_tile_f64()
+
+prepare_by(fastnn_gemm_memory)
+
+
+cdef int own_memory() except -1:
+    if not prepared():
+        raise MemoryError("no memory for the matrix products of this thread")
+    return 0
 
 
 # A CBLAS for large products, if the user has named one: its functions, for either width of its integers.
@@ -356,6 +365,7 @@ def product(const floating[:, :] a not None, const floating[:, :] b not None, co
         and (b.strides[0] == size or b.strides[1] == size or b.shape[0] == 1 or b.shape[1] == 1))
     if bias is not None:
         b_or_null = &bias[0]
+    own_memory()
     with nogil:
         gemm(
             a.shape[0], b.shape[1], a.shape[1], &a[0, 0], a.strides[0] // size, a.strides[1] // size,

@@ -22,6 +22,12 @@ cdef struct Call:
 cdef Py_ssize_t join(Py_ssize_t n_threads) noexcept nogil
 cdef void leave(Py_ssize_t n_threads) noexcept nogil
 
+# Memory that each thread needs before it computes: whoever allocates it says how, and `prepared` is whether the calling thread
+# has it. A worker that cannot have it takes no tiles.
+ctypedef bint (*memory_function)() noexcept nogil
+cdef void prepare_by(memory_function function) noexcept
+cdef bint prepared() noexcept nogil
+
 # Run function(context, tile, worker) for every tile, in any order, by any of n_threads threads; returns when all are done.
 # `worker` numbers the threads of a job from 0.
 cdef void run(tile_function function, void* context, Py_ssize_t n_tiles, Py_ssize_t n_threads) noexcept nogil

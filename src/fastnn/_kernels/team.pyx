@@ -13,6 +13,13 @@ from libc.stdint cimport int64_t
 
 import os
 
+cdef extern from *:
+    """
+    #include "threads.h"
+    static FASTNN_THREAD_LOCAL char fastnn_prepared;
+    """
+    char fastnn_prepared
+
 cdef extern from "threads.h":
     int64_t fastnn_load(atomic* word) noexcept nogil
     void fastnn_store(atomic* word, int64_t value) noexcept nogil
@@ -54,6 +61,19 @@ cdef struct Team:
     Worker workers[MOST_THREADS]
 
 cdef Team team
+cdef memory_function prepare = NULL
+
+
+cdef void prepare_by(memory_function function) noexcept:
+    global prepare
+    prepare = function
+
+
+cdef bint prepared() noexcept nogil:
+    global fastnn_prepared
+    if fastnn_prepared == 0 and prepare != NULL and prepare():
+        fastnn_prepared = 1
+    return fastnn_prepared != 0
 
 
 cdef bint claim(Py_ssize_t worker) noexcept nogil:
@@ -73,6 +93,8 @@ cdef void work(void* number) noexcept nogil:
     cdef Py_ssize_t worker = <Py_ssize_t>number
     cdef Worker* me = &team.workers[worker]
     cdef Py_ssize_t spins = 0
+    if not prepared():
+        return
     while True:
         if claim(worker):
             spins = 0

@@ -4,6 +4,13 @@
 
 #include <stdint.h>
 
+/* Where each thread has a variable of its own. */
+#if defined(_MSC_VER)
+#define FASTNN_THREAD_LOCAL __declspec(thread)
+#else
+#define FASTNN_THREAD_LOCAL __thread
+#endif
+
 #if defined(_MSC_VER)
 #include <windows.h>
 typedef volatile LONG64 fastnn_atomic;
