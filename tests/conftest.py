@@ -4,7 +4,11 @@ Budgets are in NW = max|error| / max|exact| / eps: the error in units of the las
 """
 
 import math
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +34,18 @@ TOL = {
 
 def product_budget(inner_size):
     return max(4, math.sqrt(inner_size) / 2)
+
+
+# the build that tests/sanitize.py makes
+SANITIZED = os.environ.get("FASTNN_SANITIZE") == "1"
+
+
+def run_alone(function, timeout=600, arguments=""):
+    """A test module's function in a process of its own, which may crash."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
+    code = f"import {function.__module__} as module; module.{function.__name__}({arguments})"
+    command = [sys.executable, "-X", "faulthandler", "-c", code]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout)
 
 
 # ---- data

@@ -3,16 +3,12 @@
 import copy
 import inspect
 import itertools
-import mmap
-import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +25,7 @@ from conftest import (
     nan,
     normal,
     plain,
+    run_alone,
 )
 
 import fastnn
@@ -401,86 +398,6 @@ def test_output_of_a_subclass(rng, name, tmp_path):
         del out, results
 
 
-# ---- memory
-
-def at_an_edge(a, end):
-    """A copy of `a` that ends just before a page that may not be touched, or begins just behind one."""
-    import ctypes
-
-    page = mmap.PAGESIZE
-    room = -(-max(a.nbytes, 1) // page) * page
-    pages = np.frombuffer(mmap.mmap(-1, room + page), np.uint8)
-    forbidden = room if end else 0
-    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(pages.ctypes.data + forbidden), page, 0):
-        raise OSError("mprotect failed")
-    start = room - a.nbytes if end else page
-    copy = pages[start:start + a.nbytes].view(a.dtype).reshape(a.shape)
-    copy[...] = a
-    return copy
-
-
-def call_at_the_edges():
-    """Every kernel on arrays next to forbidden pages: a byte read or written beyond an array ends the process."""
-    rng = np.random.default_rng(1)
-    sizes = [*itertools.product((2, 3, 5, 8, 13), (1, 2, 3, 7, 8, 15, 16, 17, 33)), (30, 65), (3, 1030), (300, 40)]
-    kinds = fastnn.activation.KINDS
-    for limit, name, dtype, (n, d), end in itertools.product((2**62, 0), OPS, DTYPES, sizes, (True, False)):
-        if limit == 0 and not name.startswith("dense"):
-            continue
-        fastnn.dense.OWN_PRODUCT_UP_TO = fastnn.dense.OWN_VECTOR_PRODUCT_UP_TO = limit
-        args = arguments(rng, name, dtype, n, d)
-        for kind in kinds if "kind" in args else [None]:
-            if kind is not None:
-                args["kind"] = kind
-            expected = call(name, args)
-            outputs = {key: at_an_edge(a, end) for key, a in outputs_of(name, args, expected).items()}
-            moved = {key: at_an_edge(a, end) if isinstance(a, np.ndarray) else a for key, a in args.items()}
-            results = getattr(fastnn, name)(**moved, **outputs)
-            results = results if isinstance(results, tuple) else (results,)
-            results = [*results, *(moved[key] for key in OPS[name].in_place)]
-            assert_same_bits(results, expected, (name, dtype, n, d, kind))
-    product = by_dtype(gemm.product)
-    sizes = (1, 5, 13), (1, 3, 17, 300), (1, 7, 16, 33, 65)
-    for dtype, m, k, n, end in itertools.product(DTYPES, *sizes, (True, False)):
-        a, b, c = (at_an_edge(normal(rng, dtype, *shape), end) for shape in ((m, k), (k, n), (m, n)))
-        for left, right in [(a, b), (at_an_edge(a.T.copy(), end).T, b), (a, at_an_edge(b.T.copy(), end).T)]:
-            product[dtype](left, right, at_an_edge(normal(rng, dtype, n), end), c)
-
-
-def run_alone(function):
-    """In a process of its own, which may crash."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
-    code = f"import test_contract; test_contract.{function.__name__}()"
-    command = [sys.executable, "-X", "faulthandler", "-c", code]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect")
-def test_nothing_beyond_an_array_is_touched():
-    done = run_alone(call_at_the_edges)
-    assert done.returncode == 0, done.stderr
-
-
-@every_op
-def test_references_are_given_back(rng, name):
-    args = arguments(rng, name, FLOAT32)
-    given = args | outputs_of(name, args)
-    arrays = [a for a in given.values() if isinstance(a, np.ndarray)]
-
-    def counts():
-        return [sys.getrefcount(a) for a in arrays]
-
-    before = counts()
-    for _ in range(20):
-        getattr(fastnn, name)(**given)
-        for key in float_arrays(given):
-            for wrong in (given[key].astype(np.int8), given[key][None].copy(), "text"):
-                if not (OPS[name].any_shape and key == OPS[name].leading):
-                    with pytest.raises((TypeError, ValueError)):
-                        getattr(fastnn, name)(**given | {key: wrong})
-    assert counts() == before
-
-
 # ---- the compiled entries
 
 def matrices(rng, dtype, n, d, count):
@@ -570,20 +487,6 @@ def test_none_is_refused_where_an_array_must_be(rng, name):
         if isinstance(thing, np.ndarray) and place not in optional.get(name, []):
             with pytest.raises(TypeError):
                 by_dtype(function)[FLOAT32](*good[:place], None, *good[place + 1:])
-
-
-@pytest.mark.parametrize("name", COMPILED)
-def test_compiled_functions_give_references_back(rng, name):
-    """Also when a later argument turns out to be wrong."""
-    function, good = compiled(rng, FLOAT64, 2, 3)[name]
-    version = by_dtype(function)[FLOAT64]
-    arrays = [a for a in good if isinstance(a, np.ndarray)]
-    before = [sys.getrefcount(a) for a in arrays]
-    for place in (i for i, a in enumerate(good) if isinstance(a, np.ndarray)):
-        for _ in range(50):
-            with pytest.raises((TypeError, ValueError)):
-                version(*good[:place], object(), *good[place + 1:])
-    assert [sys.getrefcount(a) for a in arrays] == before
 
 
 # ---- threads
