@@ -10,7 +10,6 @@ import gc
 import itertools
 import mmap
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from fastnn._kernels import by_dtype, gemm
 from fastnn._kernels import dense as dense_kernels
 
 Array = np.ndarray
+resource = pytest.importorskip("resource")
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="calls the system in the way of Linux")
 LIBC = ctypes.CDLL(None, use_errno=True)
