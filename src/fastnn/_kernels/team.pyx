@@ -27,6 +27,10 @@ cdef extern from "threads.h":
     bint fastnn_swap(atomic* word, int64_t expected, int64_t value) noexcept nogil
     void fastnn_pause() noexcept nogil
     void fastnn_yield() noexcept nogil
+    ctypedef struct fastnn_signals:
+        pass
+    void fastnn_hold_signals(fastnn_signals* before) noexcept nogil
+    void fastnn_let_signals(const fastnn_signals* before) noexcept nogil
 
 cdef extern from "pythread.h":
     ctypedef void* PyThread_type_lock
@@ -35,6 +39,7 @@ cdef extern from "pythread.h":
     PyThread_type_lock PyThread_allocate_lock() noexcept nogil
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait) noexcept nogil
     void PyThread_release_lock(PyThread_type_lock lock) noexcept nogil
+    void PyThread_free_lock(PyThread_type_lock lock) noexcept nogil
 
 cdef enum:
     COUNT_SHIFT = 16
@@ -102,18 +107,21 @@ cdef void work(void* number) noexcept nogil:
             spins += 1
             fastnn_pause()
         else:
-            # who publishes looks at the state after the word: one of us sees the other
+            # Who publishes looks at the state after the word: one of us sees the other. Who makes it AWAKE releases the lock, so
+            # that a worker which finds it so takes the lock even if it need not wait: a lock is not to be released twice.
             fastnn_store(&me.state, ASLEEP)
-            if not claim(worker):
+            if not claim(worker) or not fastnn_swap(&me.state, ASLEEP, AWAKE):
                 PyThread_acquire_lock(me.lock, 1)
-            fastnn_store(&me.state, AWAKE)
             spins = 0
 
 
 cdef void start(Py_ssize_t n) noexcept nogil:
-    # as many workers as the system gives, up to n
+    # As many workers as the system gives, up to n. They get no signals: one that the program has blocked in its own threads, to
+    # wait for it, would end the process.
     cdef Py_ssize_t w
     cdef Worker* worker
+    cdef fastnn_signals before
+    cdef bint started
     while team.n_workers < n:
         w = team.n_workers + 1
         worker = &team.workers[w]
@@ -122,7 +130,11 @@ cdef void start(Py_ssize_t n) noexcept nogil:
             return
         PyThread_acquire_lock(worker.lock, 0)
         worker.state = AWAKE
-        if PyThread_start_new_thread(work, <void*>w) == PYTHREAD_INVALID_THREAD_ID:
+        fastnn_hold_signals(&before)
+        started = PyThread_start_new_thread(work, <void*>w) != PYTHREAD_INVALID_THREAD_ID
+        fastnn_let_signals(&before)
+        if not started:
+            PyThread_free_lock(worker.lock)
             return
         team.n_workers = w
 

@@ -1,4 +1,5 @@
-/* What a team of threads needs from the machine: atomic words, a pause while spinning, giving up the processor, a clock. */
+/* What a team of threads needs from the machine: atomic words, a pause while spinning, giving up the processor, a clock, and
+   starting a thread that gets no signals. */
 #ifndef FASTNN_THREADS_H
 #define FASTNN_THREADS_H
 
@@ -23,6 +24,9 @@ static int fastnn_swap(fastnn_atomic *word, int64_t expected, int64_t value)
 }
 #define fastnn_pause() YieldProcessor()
 #define fastnn_yield() ((void)SwitchToThread())
+typedef int fastnn_signals;
+#define fastnn_hold_signals(before) ((void)(before))
+#define fastnn_let_signals(before) ((void)(before))
 static double fastnn_seconds(void)
 {
     LARGE_INTEGER ticks, rate;
@@ -32,6 +36,7 @@ static double fastnn_seconds(void)
 }
 #else
 #include <sched.h>
+#include <signal.h>
 #include <time.h>
 typedef int64_t fastnn_atomic;
 #define fastnn_load(word) __atomic_load_n(word, __ATOMIC_SEQ_CST)
@@ -49,6 +54,22 @@ static int fastnn_swap(fastnn_atomic *word, int64_t expected, int64_t value)
 #define fastnn_pause() ((void)0)
 #endif
 #define fastnn_yield() ((void)sched_yield())
+typedef sigset_t fastnn_signals;
+/* all but those for what the thread itself does wrong */
+static inline void fastnn_hold_signals(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+static inline void fastnn_let_signals(const sigset_t *before)
+{
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
 static double fastnn_seconds(void)
 {
     struct timespec t;
