@@ -468,7 +468,7 @@ def no_probabilities(loss: str) -> ValueError:
 
 
 def busy() -> RuntimeError:
-    return RuntimeError("the network is busy: another thread is training it")
+    return RuntimeError("the network is busy: it is being trained, or was when this process was forked")
 
 
 def batch_of_one(one_of_several: bool) -> ValueError:

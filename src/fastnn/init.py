@@ -179,7 +179,7 @@ def orthogonal(
     try:
         q, r = np.linalg.qr(rng.standard_normal(out=tall))
         q *= np.copysign(gain, np.diagonal(r))
-    except (MemoryError, np.linalg.LinAlgError):
+    except BaseException:
         rng.bit_generator.state = state      # a failed call draws nothing
         raise
     out[...] = q if fan_in >= fan_out else q.T
@@ -228,13 +228,18 @@ def sparse(
     weights = np.empty((nonzeros, fan_out))
     rng = _check.generator(rng)
     columns = np.arange(fan_out)
+    state = rng.bit_generator.state
     # Floyd's sampling without replacement (Bentley & Floyd 1987), in all columns at once: row j, open to choice for the
     # first time, takes the place of a row drawn before, and every subset is equally likely; `out` marks what is taken
-    for k, j in enumerate(range(fan_in - nonzeros, fan_in)):
-        row = rng.integers(0, j, size=fan_out, endpoint=True)
-        rows[k] = np.where(out[row, columns] == 0, row, j)
-        out[rows[k], columns] = 1
-    rng.standard_normal(out=weights)
+    try:
+        for k, j in enumerate(range(fan_in - nonzeros, fan_in)):
+            row = rng.integers(0, j, size=fan_out, endpoint=True)
+            rows[k] = np.where(out[row, columns] == 0, row, j)
+            out[rows[k], columns] = 1
+        rng.standard_normal(out=weights)
+    except BaseException:
+        rng.bit_generator.state = state
+        raise
     weights *= std
     out[rows, columns] = weights
     return out
@@ -343,7 +348,7 @@ def _uniform(fan_in: int, fan_out: int, factor: Any, name: str, unit: float, rng
         block -= 1           # exact, and in [-1, 1)
         block *= bound       # |block| <= bound, a number of the dtype, so rounding to the dtype cannot cross it
 
-    return _drawn(fan_in, fan_out, dtype, draw)
+    return _drawn(fan_in, fan_out, dtype, rng, draw)
 
 
 def _normal(fan_in: int, fan_out: int, factor: Any, name: str, unit: float, rng: Any, dtype: Any) -> Array:
@@ -358,19 +363,26 @@ def _normal(fan_in: int, fan_out: int, factor: Any, name: str, unit: float, rng:
         rng.standard_normal(out=block)
         block *= std
 
-    return _drawn(fan_in, fan_out, dtype, draw)
+    return _drawn(fan_in, fan_out, dtype, rng, draw)
 
 
-def _drawn(fan_in: int, fan_out: int, dtype: np.dtype[Any], draw: Callable[[Array], None]) -> Array:
+def _drawn(
+    fan_in: int, fan_out: int, dtype: np.dtype[Any], rng: np.random.Generator, draw: Callable[[Array], None],
+) -> Array:
     """A new matrix, filled in row order by float64 blocks. All memory is there before the first number is drawn."""
     out = np.empty((fan_in, fan_out), dtype)
     flat = out.reshape(-1)
     scratch = np.empty(min(flat.size, _BLOCK))
-    for start in range(0, flat.size, _BLOCK):
-        part = flat[start:start + _BLOCK]
-        block = scratch[:part.size]
-        draw(block)
-        part[...] = block
+    state = rng.bit_generator.state
+    try:
+        for start in range(0, flat.size, _BLOCK):
+            part = flat[start:start + _BLOCK]
+            block = scratch[:part.size]
+            draw(block)
+            part[...] = block
+    except BaseException:
+        rng.bit_generator.state = state      # Ctrl-C, say: a failed call draws nothing
+        raise
     return out
 
 

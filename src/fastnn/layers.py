@@ -23,6 +23,13 @@ INITIALISERS = (
 )
 
 
+class Owner:
+    """Whose a layer is: one for all layers of a network, so that they are all free again when its construction fails."""
+
+    def __init__(self) -> None:
+        self.keeps = True
+
+
 class Layer:
     """What the layers have in common. Not for use by itself.
 
@@ -35,7 +42,12 @@ class Layer:
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
         self.statistics: dict[str, Array] = {}
-        self.bound = False
+        self.owner: Owner | None = None
+
+    @property
+    def bound(self) -> bool:
+        """Whether it belongs to a network."""
+        return self.owner is not None and self.owner.keeps
 
     def width(self, n_in: int | None, name: str) -> int | None:
         """The number of features that come out when `n_in` go in; None is any. ValueError naming `name` if they cannot."""
@@ -47,12 +59,12 @@ class Layer:
     def statistic_shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def bind(self, parameters: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any]) -> None:
-        self.parameters, self.statistics, self.bound = parameters, statistics, True
+    def bind(self, parameters: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any], owner: Owner) -> None:
+        self.parameters, self.statistics, self.owner = parameters, statistics, owner
 
     def release(self) -> None:
-        """Be a description again, free for another network."""
-        self.parameters, self.statistics, self.bound = {}, {}, False
+        """Be a description again."""
+        self.parameters, self.statistics = {}, {}
 
     def initialise(self, rng: np.random.Generator) -> None:
         """Fill the bound arrays with what they start from."""
@@ -174,9 +186,9 @@ class BatchNorm(Layer):
     def statistic_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"running_mean": (self.num_features,), "running_var": (self.num_features,)}
 
-    def bind(self, parameters: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any]) -> None:
+    def bind(self, parameters: dict[str, Array], statistics: dict[str, Array], dtype: np.dtype[Any], owner: Owner) -> None:
         _check.batchnorm_eps(self.eps, dtype)
-        super().bind(parameters, statistics, dtype)
+        super().bind(parameters, statistics, dtype, owner)
 
     def initialise(self, rng: np.random.Generator) -> None:
         self.parameters["gamma"].fill(1)

@@ -13,7 +13,7 @@ import numpy as np
 from fastnn import _check
 from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
-from fastnn.layers import BatchNorm, Dense, Layer
+from fastnn.layers import BatchNorm, Dense, Layer, Owner
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD
 from fastnn.plan import INFERENCE_ROWS, Plan, aligned
@@ -43,15 +43,19 @@ def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatena
     """Of the calls of such methods one at a time: they use the network's buffers. Another one is refused."""
     @functools.wraps(method)
     def run(self: Sequential, *args: P.args, **kwargs: P.kwargs) -> R:
-        # Ctrl-C may strike whenever a call returns: so who holds the network is not remembered but looked up, without a call.
+        # Ctrl-C, or what another signal's handler raises, may strike whenever a call returns: so who holds the network is not
+        # remembered but looked up, without a call.
         own = object()
         try:
             if self._holder.setdefault("by", own) is not own:
                 raise _check.busy()
             return method(self, *args, **kwargs)
         finally:
-            if "by" in self._holder and self._holder["by"] is own:
-                del self._holder["by"]
+            try:
+                if self._holder["by"] is own:
+                    del self._holder["by"]
+            except KeyError:    # the other one has just finished
+                pass
     return run
 
 
@@ -95,24 +99,27 @@ class Sequential:
         self.loss = _check.choice(loss, "loss", LOSSES)
         initial, training, masks = np.random.SeedSequence(_check.seed(seed)).spawn(3)
         self.layers = self._connected(layers)
-        self._rng = np.random.Generator(np.random.PCG64(training))
-        rng = np.random.Generator(np.random.PCG64(initial))
-        try:
-            self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype)
-            for layer in self.layers:
-                layer.initialise(rng)
-        except BaseException:
-            for layer in self.layers:
-                layer.release()
-            raise
+        self._rng, self._spare = (np.random.Generator(np.random.PCG64(training)) for _ in range(2))
         self._optimizer: SGD | None = None
         self._velocity: Array | None = None
         self._mask_key = int(masks.generate_state(1, np.uint64)[0])
         self._step = 0          # training steps taken, which the dropout masks depend on
-        self._epoch = 0
+        self._epoch = 0         # epochs whose last step was taken
         self._tuner = np.zeros(5, np.float64)
         self._profile: Array | None = None      # see `explain` of the benchmarks: seconds by thread and place
         self._holder: dict[str, object] = {}
+        rng = np.random.Generator(np.random.PCG64(initial))
+        owner = Owner()
+        try:
+            self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype, owner)
+            for layer in self.layers:
+                layer.initialise(rng)
+        except BaseException:
+            # all layers at once, and without a call that Ctrl-C might strike
+            owner.keeps = False
+            for layer in self.layers:
+                layer.release()
+            raise
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}], loss={self.loss!r}, dtype={self.dtype.name!r})"
@@ -236,20 +243,24 @@ class Sequential:
         history = History()
         optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
         self._check_optimizer(optimizer)
+        n_steps = len(starts) - 1
         for _ in range(epochs):
             started = time.perf_counter()
-            generator, steps = self._rng.bit_generator.state, self._step
+            steps, order = self._step, None
+            if shuffle:
+                self._spare.bit_generator.state = self._rng.bit_generator.state
             try:
-                order = self._rng.permutation(len(x)) if shuffle else None
+                if shuffle:
+                    order = self._spare.permutation(len(x))
                 loss = self._run(
                     x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
                     at=f" of epoch {self._epoch + 1}")
-            except BaseException:
-                if self._step == steps:
-                    # nothing of this epoch has happened
-                    self._rng.bit_generator.state = generator
-                raise
-            self._epoch += 1
+            finally:
+                # no call here, see `_run`
+                if shuffle and self._step != steps:
+                    self._rng, self._spare = self._spare, self._rng
+                if self._step == steps + n_steps:
+                    self._epoch += 1
             record = {"epoch": self._epoch, "loss": loss, "lr": optimizer.lr, "seconds": time.perf_counter() - started}
             if validation is not None:
                 record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
@@ -308,14 +319,15 @@ class Sequential:
         TypeError, ValueError
             Naming the entry, before anything is written.
         """
-        state = dict(self._state())
-        _check.entries(d, "d", state.keys())
-        given = {name: _check.array_of_shape(d[name], name, a.shape).astype(self.dtype) for name, a in state.items()}
-        for name, a in given.items():
+        state = self._plan.state.copy()
+        views = {f"{i}.{name}": a for (i, name), a in self._plan.state_views(state).items()}
+        _check.entries(d, "d", views.keys())
+        for name, _ in self._state():
+            views[name][...] = _check.array_of_shape(d[name], name, views[name].shape)
             if name.endswith(".running_var"):
-                _check.non_negative_entries(a, name)
-        for name, a in state.items():
-            a[...] = given[name]
+                _check.non_negative_entries(views[name], name)
+        # in one piece: Ctrl-C falls before it or behind it
+        self._plan.state[...] = state
 
     # ------------------------------------------------------------------------------------------------ the inside
 
@@ -373,11 +385,13 @@ class Sequential:
     def _outputs(self, x: Array) -> Array:
         """The outputs in evaluation mode. Touches no buffer of the network."""
         out = np.empty((len(x), self.n_out), self.dtype)
-        if len(x):
-            ops, blocks, slot = self._plan.inference()
-            n_threads = self._threads(len(x), self._plan.n_weights)
-            memory = np.empty((min(n_threads, -(-len(x) // INFERENCE_ROWS)), slot), np.uint8)
-            _infer[self.dtype](ops, blocks, memory, self.n_in, INFERENCE_ROWS, x, out, n_threads)
+        plan = self._plan.inference()
+        n_threads = self._threads(len(x), self._plan.n_weights)
+        memory = np.empty((min(n_threads, -(-len(x) // INFERENCE_ROWS)), plan.slot), np.uint8)
+        # some rows at a time, so that Ctrl-C is heard
+        for start, end in chunks(len(x), n_threads * plan.rows):
+            _infer[self.dtype](
+                plan.ops, plan.blocks, memory, self.n_in, INFERENCE_ROWS, x[start:end], out[start:end], n_threads)
         return out
 
     @alone
@@ -445,7 +459,7 @@ class Sequential:
                     sgd.weight_decay, sgd.clip_norm or 0.0, fused, optimizer is not None, moves_statistics, check_x,
                     self._mask_key, first_step, n_threads, tuner, PATIENCE, progress, sums, bad, self._profile)]
         finally:
-            # Ctrl-C strikes when a call returns, such as the one above; so there is none here
+            # Ctrl-C strikes when a call returns, such as the one above; so there is none here, and each line is right by itself
             if moves_statistics:
                 self._step = first_step + progress[0]
             if optimizer is not None and progress[0]:

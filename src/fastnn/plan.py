@@ -29,7 +29,7 @@ import numpy as np
 
 from fastnn._kernels import engine, gemm
 from fastnn._kernels.activation import KINDS
-from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Layer
+from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Layer, Owner
 
 Array = np.ndarray
 
@@ -42,6 +42,8 @@ BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width"
 
 ALIGNMENT = 64
 INFERENCE_ROWS = 128            # that one thread takes through the whole network at a time
+INFERENCE_WORK = 1 << 30        # multiplications of one thread between two looks for Ctrl-C: some hundredths of a second
+ELEMENT_WORK = 32               # of these take as long as an activation of one number
 
 
 def row_length(width: int, dtype: np.dtype[Any]) -> int:
@@ -74,6 +76,16 @@ class Workspace:
     memory: Array
 
 
+@dataclass(frozen=True)
+class Inference:
+    """The plan for evaluation: the bytes that a thread needs, and the rows that it takes in one call."""
+
+    ops: Array
+    blocks: Array
+    slot: int
+    rows: int
+
+
 class Plan:
     """The state of a network in one piece, bound to its layers, and the plans made for batches.
 
@@ -84,33 +96,42 @@ class Plan:
     n_in, n_out : int
     loss : str
     dtype : numpy.dtype
+    owner : Owner
+        Whose the layers are.
     """
 
-    def __init__(self, layers: Sequence[Layer], n_in: int, n_out: int, loss: str, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], n_in: int, n_out: int, loss: str, dtype: np.dtype[Any], owner: Owner,
+    ) -> None:
         self.layers, self.n_in, self.n_out, self.loss, self.dtype = layers, n_in, n_out, loss, dtype
         shapes = {(i, name): shape for i, layer in enumerate(layers) for name, shape in layer.parameter_shapes().items()}
         # weights first: decay acts on them only
         ordered = sorted(shapes, key=lambda key: key[1] != "weight")
         self.n_weights = self._size([shapes[key] for key in ordered if key[1] == "weight"])
         n_parameters = self._size(list(shapes.values()))
-        statistics = {
+        self._statistics = {
             (i, name): shape for i, layer in enumerate(layers) for name, shape in layer.statistic_shapes().items()}
-        state = aligned(n_parameters + self._size(list(statistics.values())), dtype)
-        self.parameters, self.statistics = state[:n_parameters], state[n_parameters:]
+        self.state = aligned(n_parameters + self._size(list(self._statistics.values())), dtype)
+        self.parameters, self.statistics = self.state[:n_parameters], self.state[n_parameters:]
         self._order = {key: shapes[key] for key in ordered}
-        views = self.views(self.parameters) | self._cut(self.statistics, statistics)
+        views = self.state_views(self.state)
         for i, layer in enumerate(layers):
             layer.bind(
                 {name: views[i, name] for name in layer.parameter_shapes()},
-                {name: views[i, name] for name in layer.statistic_shapes()}, dtype)
+                {name: views[i, name] for name in layer.statistic_shapes()}, dtype, owner)
         self._workspace: Workspace | None = None
-        self._inference: tuple[Array, Array, int] | None = None
+        self._inference: Inference | None = None
         self._snapshot: Array | None = None
         self._gradients: Array | None = None
 
     def views(self, flat: Array) -> dict[tuple[int, str], Array]:
         """The arrays of the parameters, by layer and name, in a flat array laid out like `parameters`."""
         return self._cut(flat, self._order)
+
+    def state_views(self, flat: Array) -> dict[tuple[int, str], Array]:
+        """The same of parameters and statistics, in a flat array laid out like `state`."""
+        n = self.parameters.size
+        return self.views(flat[:n]) | self._cut(flat[n:], self._statistics)
 
     @property
     def gradients(self) -> Array:
@@ -142,12 +163,15 @@ class Plan:
         state = self.parameters.size * (1 + velocity + gradients) + self.statistics.size
         return (state + self.snapshot_size(velocity)) * self.dtype.itemsize + self.buffers(n)[3]
 
-    def inference(self) -> tuple[Array, Array, int]:
-        """The plan for evaluation, and the bytes that a thread needs for it."""
+    def inference(self) -> Inference:
+        """The plan for evaluation. Several threads may ask for it at once: then each makes one, and they are the same."""
         if self._inference is None:
             ops, blocks, _, _ = self.buffers(1)
             longest = max(int(ops["ldx"][0]), int(ops["ldp"].max()))
-            self._inference = ops, blocks, 2 * INFERENCE_ROWS * longest * self.dtype.itemsize
+            work = self.n_weights + ELEMENT_WORK * int(ops["width"].sum())
+            self._inference = Inference(
+                ops, blocks, 2 * INFERENCE_ROWS * longest * self.dtype.itemsize,
+                INFERENCE_ROWS * max(1, INFERENCE_WORK // (INFERENCE_ROWS * work)))
         return self._inference
 
     def buffers(self, n: int) -> tuple[Array, Array, Array, int]:

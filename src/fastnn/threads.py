@@ -48,11 +48,13 @@ def get_num_threads() -> int:
 @contextmanager
 def num_threads(n: int | None) -> Iterator[None]:
     """``with fastnn.num_threads(n):`` works with up to `n` threads inside, in this Python thread (or task) only."""
-    token = _here.set(_number(n) or 0)
+    number, before = _number(n) or 0, _here.get()
     try:
+        # in here, as Ctrl-C may strike when this call returns
+        _here.set(number)
         yield
     finally:
-        _here.reset(token)
+        _here.set(before)
 
 
 def threads_for(work: int, enough: int) -> int:
