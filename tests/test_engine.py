@@ -1,14 +1,10 @@
-"""The engine that trains: every order of layers against plain NumPy, its memory, divergence in long epochs, Ctrl-C."""
+"""The engine that trains: every order of layers against plain NumPy, its memory, divergence in long epochs."""
 
 from __future__ import annotations
 
 import itertools
-import random
 import re
-import signal
-import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -422,77 +418,3 @@ def test_the_mean_loss_of_a_long_epoch() -> None:
     for mean in history.loss:
         losses = [twin.train_step(x[s:s + 2], y[s:s + 2], optimizer) for s in range(0, 2 * STEPS, 2)]
         np.testing.assert_allclose(mean, np.mean(losses), rtol=1e-15)
-
-
-# ----------------------------------------------------------------------------------------------------------------- Ctrl-C
-
-INTERRUPTED = """
-import sys
-import numpy as np
-import fastnn as fnn
-from fastnn import BatchNorm, Dense, Dropout, Tanh
-
-threads, width, rows, total = map(int, sys.argv[1:])
-fnn.set_num_threads(threads)
-rng = np.random.default_rng(0)
-x, y = rng.normal(size=(total, 20)).astype(np.float32), rng.integers(0, 10, total)
-
-def build():
-    return fnn.Sequential([Dense(20, width), BatchNorm(width), Tanh(), Dropout(0.2), Dense(width, 10)], seed=0)
-
-def bits(net):
-    return [a.tobytes() for a in net.state_dict().values()]
-
-net, twin = build(), build()
-optimizer = fnn.SGD(lr=0.01, momentum=0.9)
-net.fit(x[:rows], y[:rows], batch_size=rows, epochs=3, optimizer=optimizer, shuffle=False)
-twin.fit(x[:rows], y[:rows], batch_size=rows, epochs=3, optimizer=optimizer, shuffle=False)
-while sys.stdin.readline():
-    try:
-        print("go", flush=True)
-        net.fit(x, y, epochs=10**9, batch_size=rows, optimizer=optimizer, shuffle=False)
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-    # the same steps, one by one, until all is the same
-    steps = 0
-    while (net.layers[-1].bias != twin.layers[-1].bias).any() or bits(net) != bits(twin):
-        if steps > 200_000:
-            raise SystemExit("no number of whole steps leads to this state")
-        start = steps * rows % total
-        twin.train_step(x[start:start + rows], y[start:start + rows], optimizer)
-        steps += 1
-    # and both go on alike: velocity and dropout are those of that step, and nobody is busy
-    for n in (net, twin):
-        n.fit(x[:20 * rows], y[:20 * rows], batch_size=rows, optimizer=optimizer, shuffle=False)
-    assert bits(net) == bits(twin)
-    print("steps", steps, flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT for another process")
-@pytest.mark.parametrize(("threads", "width", "rows", "total"), [(1, 30, 16, 1600), (1, 400, 64, 64 * 1000), (2, 800, 64, 640)])
-def test_ctrl_c_leaves_whole_steps(threads: int, width: int, rows: int, total: int) -> None:
-    arguments = [str(n) for n in (threads, width, rows, total)]
-    wait = random.Random(width)
-    delays, steps = [], []
-    with subprocess.Popen([sys.executable, "-c", INTERRUPTED, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, bufsize=1) as process:
-        try:
-            for _ in range(5):
-                process.stdin.write("\n")
-                assert process.stdout.readline() == "go\n"
-                time.sleep(wait.uniform(0.0, 0.1))
-                process.send_signal(signal.SIGINT)
-                sent = time.monotonic()
-                assert process.stdout.readline() == "interrupted\n"
-                delays.append(time.monotonic() - sent)
-                line = process.stdout.readline()
-                assert line.startswith("steps "), process.stderr.read()
-                steps.append(int(line.split()[1]))
-            _, errors = process.communicate("", timeout=60)
-            assert (process.returncode, errors) == (0, "")
-        finally:
-            process.kill()
-    assert max(steps) > 0 and len(set(steps)) > 1
-    # a fit of years looks for signals many times a second; on a machine that does other things, most of the time
-    assert sorted(delays)[2] < 0.5

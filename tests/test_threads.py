@@ -380,6 +380,102 @@ def test_prediction_beside_training() -> None:
         assert {future.result() for future in predicting} == {expected}
 
 
+HAMMERS = 16
+
+
+def hammer(rounds: int, seed: int) -> None:
+    """Python threads at all that may be called at once, with a network that is new each time, so that nothing is made yet."""
+    job = ("softmax_cross_entropy", ("float32", "float64")[seed % 2], 16, seed)
+    dtype = np.dtype(job[1])
+    rng = np.random.default_rng(seed)
+    x, y = data(job[0], 300)
+    a, b = rng.normal(size=(300, 200)).astype(dtype), rng.normal(size=(200, 300)).astype(dtype)
+    row = b[0, :200].copy()
+
+    def kernels() -> str:
+        param, velocity = a.copy(), a.copy()
+        fnn.sgd_update(param, a, velocity, lr=0.1, momentum=0.9)
+        z = fnn.dense_forward(a, b)
+        return digest(
+            param, velocity, z, *fnn.dense_backward(z, a, b), *fnn.batchnorm_forward(a, row, row),
+            fnn.activation_forward(a, "elu"), *fnn.softmax_cross_entropy(a, y), fnn.init.sparse((40, 30), rng=0),
+            fnn.init.xavier_normal((40, 30), rng=0))
+
+    def jobs(net: fnn.Sequential) -> list[Callable[[], str]]:
+        return [
+            lambda: digest(net.predict_proba(x)), lambda: digest(*net.evaluate(x, y).values()),
+            lambda: digest(net.forward(x[:3])), lambda: digest(net.predict(x)), kernels, lambda: trained(*job),
+            lambda: digest(*net.state_dict().values()), lambda: str(net.memory(100)),
+        ]
+
+    def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
+        start = threading.Barrier(len(calls), timeout=60)
+
+        def call(function: Callable[[], Any]) -> Any:
+            start.wait()
+            return function()
+
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return [future.result(120) for future in [pool.submit(call, function) for function in calls]]
+
+    fnn.set_num_threads(1)
+    expected = [function() for function in jobs(build(*job[:2], seed))]
+    for i in range(rounds):
+        fnn.set_num_threads((None, 1, 2, 5)[i % 4])
+        calls = jobs(build(*job[:2], seed))
+        assert at_once(calls * (HAMMERS // len(calls))) == expected * (HAMMERS // len(calls))
+
+    # training one network at once: some are refused, in words, and those that were not add up
+    net, twin = (fnn.Sequential([fnn.Dense(40, 30), fnn.Dropout(0.1), fnn.Dense(30, 10)], seed=seed) for _ in range(2))
+    optimizer = fnn.SGD(momentum=0.9)
+    refused = done = 0
+
+    def train() -> bool:
+        try:
+            net.fit(x, y, optimizer=optimizer)
+        except RuntimeError as error:
+            assert str(error).startswith("the network is busy"), error
+            return False
+        return True
+
+    for _ in range(rounds):
+        results = at_once([train] * HAMMERS)
+        refused += results.count(False)
+        done += results.count(True)
+        assert results.count(True) > 0 and not net._holder
+    for _ in range(done):
+        twin.fit(x, y, optimizer=optimizer)
+    assert digest(*net.state_dict().values(), net._velocity) == digest(*twin.state_dict().values(), twin._velocity)
+    assert (net._step, net._epoch) == (twin._step, twin._epoch)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_many_threads_at_everything(seed: int) -> None:
+    hammer(4, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_many_threads_at_everything_a_thousand_times(seed: int) -> None:
+    hammer(250, seed)
+
+
+FREE = """
+import sys
+assert not sys._is_gil_enabled()
+import fastnn as fnn
+from fastnn._kernels import activation, batchnorm, dense, dropout, engine, gemm, loss, memory, rows, sgd, simd, team
+assert not sys._is_gil_enabled()
+print("free")
+"""
+
+
+@pytest.mark.skipif(getattr(sys, "_is_gil_enabled", lambda: True)(), reason="needs a free-threaded CPython, its GIL off")
+def test_importing_leaves_the_gil_off() -> None:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", FREE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "free\n")
+
+
 # ------------------------------------------------------------------------------------------------------------ processes
 
 TRAIN = """
@@ -402,14 +498,20 @@ def train(n=3):
 """
 
 FORK = TRAIN + """
+import random
+times = int(sys.argv[1])
+
 def child(work):
     # what the work gives in a child, which has so many seconds for it
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)
-        os.write(write, work().encode())
-        os._exit(0)
+        try:
+            signal.alarm(60)
+            os.write(write, work().encode())
+            os._exit(0)
+        finally:
+            os._exit(1)
     os.close(write)
     with os.fdopen(read) as file:
         result = file.read()
@@ -428,7 +530,7 @@ def in_child():
 assert child(train) == train(1)         # before there is a team
 expected = train()
 assert expected == train(1) and team.n_workers() >= 2
-for _ in range(20):
+for _ in range(times):
     assert child(in_child) == expected
 assert child(lambda: child(in_child)) == expected       # a child's child
 
@@ -448,9 +550,21 @@ thread = threading.Thread(target=endless)
 thread.start()
 while (other.layers[0].weight == start).all():
     time.sleep(1e-3)
-for _ in range(20):
-    assert child(in_child) == expected
-    assert train() == expected          # the parent goes on too
+
+def in_child_of_a_busy_one():
+    # what was in the middle of a step is refused here, and only that
+    try:
+        other.fit(x, y)
+    except RuntimeError as error:
+        assert "forked" in str(error)
+        other.predict(x)
+        return in_child()
+
+for i in range(times):
+    time.sleep(random.uniform(0, 2e-3))
+    assert child(in_child_of_a_busy_one) == expected
+    if i % 10 == 0:
+        assert train() == expected      # the parent goes on too
 x[...] = np.nan
 thread.join(20)
 assert len(ended) == 1 and not thread.is_alive()
@@ -459,15 +573,22 @@ print("done")
 """
 
 
-def run(program: str | Path, *, code: bool = True) -> subprocess.CompletedProcess[str]:
+def run(program: str | Path, *arguments: str, code: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     # that there is more than one thread is what this is about
-    command = [sys.executable, "-W", "ignore", *(["-c"] if code else []), str(program)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-W", "ignore", *(["-c"] if code else []), str(program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_trains_to_the_same_bits() -> None:
-    done = run(FORK)
+    done = run(FORK, "10")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_thousand_forked_children_train_to_the_same_bits() -> None:
+    done = run(FORK, "500", seconds=3600)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
 
 
