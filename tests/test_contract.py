@@ -398,6 +398,31 @@ def test_output_of_a_subclass(rng, name, tmp_path):
         del out, results
 
 
+@every_op
+@every_dtype
+def test_an_input_that_is_copied_may_not_lie_under_an_output(rng, name, dtype):
+    """The copy would hide that it is written over."""
+    args = arguments(rng, name, dtype)
+    given = args | outputs_of(name, args)
+    for key, other in itertools.product([*OPS[name].outputs, *OPS[name].in_place], inputs(name, args)):
+        a, b = given[key], given[other]
+        memory = np.zeros(a.nbytes + 2 * b.nbytes, np.uint8)
+        written = memory[:a.nbytes].view(a.dtype).reshape(a.shape)
+        strided = memory[:2 * b.nbytes].view(b.dtype).reshape(*b.shape[:-1], -1)[..., ::2]
+        swapped = memory[:b.nbytes].view(b.dtype.newbyteorder()).reshape(b.shape)
+        for under in (strided, swapped):
+            assert other in refuse(ValueError, name, given | {key: written}, other, under, key)
+        beside = memory[a.nbytes:].view(b.dtype).reshape(*b.shape[:-1], -1)[..., ::2]
+        getattr(fastnn, name)(**given | {key: written, other: beside})
+
+
+def test_outputs_may_lie_between_the_rows_of_an_input(rng):
+    memory = normal(rng, FLOAT32, 6, 4)
+    weight, before = normal(rng, FLOAT32, 4, 4), memory.copy()
+    out = fastnn.dense_forward(memory[::4], weight, out=memory[2:4])
+    assert_same_bits(out.copy(), fastnn.dense_forward(before[::4], weight), "between")
+
+
 # ---- the compiled entries
 
 def matrices(rng, dtype, n, d, count):

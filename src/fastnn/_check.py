@@ -214,6 +214,16 @@ def written(
                 raise ValueError(f"{name}: overlaps part of {other_name}; expected {other_name} itself or memory of its own")
 
 
+def not_under_a_copy(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Nothing that a call writes shares memory with an input that is copied first: `written` only sees the copy."""
+    for name, out in outputs.items():
+        for other_name, other in inputs.items():
+            if (isinstance(out, np.ndarray) and isinstance(other, np.ndarray)
+                    and not (other.flags.c_contiguous and other.flags.aligned and other.dtype in (FLOAT32, FLOAT64, INTP))
+                    and np.shares_memory(out, other)):
+                raise ValueError(f"{name}: overlaps {other_name}; expected memory of its own")
+
+
 def flat(a: Array) -> Array:
     """The 1-D view of a C-contiguous array."""
     return a if a.ndim == 1 else a.reshape(-1)

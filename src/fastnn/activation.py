@@ -54,6 +54,7 @@ def activation_forward(x: np.ndarray, kind: str, *, out: np.ndarray | None = Non
     """
     plain = memory.ordinary(1, b"*?* ", out, x)
     if not plain:
+        _check.not_under_a_copy({"out": out}, {"x": x})
         x = _check.array(x, "x")
     number = activation.KINDS[_check.choice(kind, "kind", KINDS)]
     if out is None:
@@ -88,12 +89,16 @@ def activation_backward(dy: np.ndarray, y: np.ndarray, kind: str, *, dx: np.ndar
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
-    dy = _check.array(dy, "dy")
-    y = _check.array_like(y, "y", dy.shape, dy.dtype, "dy")
+    plain = memory.ordinary(1, b"*?* * ", dx, dy, y)
+    if not plain:
+        _check.not_under_a_copy({"dx": dx}, {"dy": dy, "y": y})
+        dy = _check.array(dy, "dy")
+    if not (plain and y.shape == dy.shape):
+        y = _check.array_like(y, "y", dy.shape, dy.dtype, "dy")
     number = activation.KINDS[_check.choice(kind, "kind", KINDS)]
     if dx is None:
         dx = np.empty(dy.shape, dy.dtype)
-    else:
+    elif not (plain and dx.shape == dy.shape):
         dx = _check.output(dx, "dx", dy.shape, dy.dtype)
         if not memory.apart(1, dx, dy, y):
             _check.written({"dx": dx}, {}, {"dy": dy, "y": y})

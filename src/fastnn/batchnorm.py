@@ -58,6 +58,8 @@ def batchnorm_forward(
     """
     plain = memory.ordinary(3, b"1?1?2?2 1 1 ", running_mean, running_var, out, x, gamma, beta)
     if not plain:
+        _check.not_under_a_copy(
+            {"running_mean": running_mean, "running_var": running_var, "out": out}, {"x": x, "gamma": gamma, "beta": beta})
         x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype
@@ -127,6 +129,10 @@ def batchnorm_backward(
         Naming the argument, before anything is written.
     """
     plain = memory.ordinary(3, b"2?1?1?2 2 1 ", dx, dgamma, dbeta, dout, x, gamma)
+    plain_statistics = memory.ordinary(0, b"1 1 ", mean, rstd)
+    if not (plain and plain_statistics):
+        _check.not_under_a_copy(
+            {"dx": dx, "dgamma": dgamma, "dbeta": dbeta}, {"dout": dout, "x": x, "gamma": gamma, "mean": mean, "rstd": rstd})
     if not plain:
         x = _check.matrix(x, "x")
     n, d = x.shape
@@ -136,8 +142,9 @@ def batchnorm_backward(
     if not (plain and dout.shape == (n, d) and gamma.shape == (d,)):
         dout = _check.array_like(dout, "dout", (n, d), dtype, "x")
         gamma = _check.array_like(gamma, "gamma", (d,), dtype, "x")
-    mean = _check.statistics(mean, "mean", d)
-    rstd = _check.statistics(rstd, "rstd", d)
+    if not (plain_statistics and mean.dtype is _check.FLOAT64 and mean.shape == rstd.shape == (d,)):
+        mean = _check.statistics(mean, "mean", d)
+        rstd = _check.statistics(rstd, "rstd", d)
     if dx is not None:
         dx = _check.output(dx, "dx", (n, d), dtype)
     if dgamma is not None:
@@ -187,6 +194,8 @@ def batchnorm_inference(
     """
     plain = memory.ordinary(1, b"2?2 1 1 1 1 ", out, x, gamma, beta, running_mean, running_var)
     if not plain:
+        _check.not_under_a_copy(
+            {"out": out}, {"x": x, "gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var})
         x = _check.matrix(x, "x")
     n, d = x.shape
     dtype = x.dtype

@@ -47,6 +47,7 @@ def dense_forward(
     """
     plain = memory.ordinary(1, b"2?2 2 1?", out, x, weight, bias)
     if not plain:
+        _check.not_under_a_copy({"out": out}, {"x": x, "weight": weight, "bias": bias})
         x = _check.matrix(x, "x")
         weight = _check.matrix(weight, "weight")
     n_rows, n_in = x.shape
@@ -111,6 +112,7 @@ def dense_backward(
     """
     plain = memory.ordinary(3, b"2?2?1?2 2 2 ", dx, dweight, dbias, dout, x, weight)
     if not plain:
+        _check.not_under_a_copy({"dx": dx, "dweight": dweight, "dbias": dbias}, {"dout": dout, "x": x, "weight": weight})
         x = _check.matrix(x, "x")
         weight = _check.matrix(weight, "weight")
     n_rows, n_in = x.shape

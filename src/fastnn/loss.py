@@ -38,6 +38,10 @@ def softmax_cross_entropy(
     TypeError, ValueError
         Naming the argument, for labels also the first bad index and value, before anything is written.
     """
+    if dlogits is not None and not (
+            memory.ordinary(1, b"2 2 ", dlogits, logits) and type(labels) is np.ndarray and labels.dtype is _check.INTP
+            and labels.flags.c_contiguous):
+        _check.not_under_a_copy({"dlogits": dlogits}, {"logits": logits, "labels": labels})
     logits = _check.matrix(logits, "logits")
     _check.at_least_one_row(logits, "logits")
     labels = _check.labels(labels, "labels", *logits.shape)
@@ -70,6 +74,8 @@ def sigmoid_cross_entropy(
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
+    if dlogits is not None and not memory.ordinary(1, b"2 2 2 ", dlogits, logits, targets):
+        _check.not_under_a_copy({"dlogits": dlogits}, {"logits": logits, "targets": targets})
     logits = _check.matrix(logits, "logits")
     _check.at_least_one_row(logits, "logits")
     targets = _check.array_like(targets, "targets", logits.shape, logits.dtype, "logits")
@@ -100,6 +106,8 @@ def mean_squared_error(
     TypeError, ValueError
         Naming the argument, before anything is written.
     """
+    if dpred is not None and not memory.ordinary(1, b"2 2 2 ", dpred, pred, target):
+        _check.not_under_a_copy({"dpred": dpred}, {"pred": pred, "target": target})
     pred = _check.matrix(pred, "pred")
     _check.at_least_one_row(pred, "pred")
     target = _check.array_like(target, "target", pred.shape, pred.dtype, "pred")

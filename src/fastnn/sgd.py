@@ -54,6 +54,7 @@ def sgd_update(
     """
     if not (memory.ordinary(2, b"* *?* ", param, velocity, grad) and grad.shape == param.shape
             and (velocity is None or velocity.shape == param.shape)):
+        _check.not_under_a_copy({"param": param, "velocity": velocity}, {"grad": grad})
         param = _check.in_place(param, "param")
         grad = _check.array_like(grad, "grad", param.shape, param.dtype, "param")
         if velocity is not None:
