@@ -172,6 +172,17 @@ def test_numbers_may_be_of_any_real_type(rng):
         assert_same_bits(p, expected, type(one))
 
 
+def test_numbers_are_finite_in_float32_up_to_its_largest(rng):
+    param, grad = np.ones(3, FLOAT32), np.zeros(3, FLOAT32)
+    too_large = 2.0**128 - 2.0**103      # half a unit more than the largest
+    for value in (3.401e38, float(np.finfo(FLOAT32).max), np.nextafter(too_large, 0)):
+        sgd_update(param, grad, lr=value)
+        sgd_update(param, np.full(3, -value, FLOAT32), lr=0.0, weight_decay=value)
+        assert param.tolist() == [1, 1, 1]
+    for name in ("lr", "weight_decay"):
+        assert_refused(ValueError, name, sgd_update, param, grad, **{"lr": 0.1, name: too_large})
+
+
 def test_options_that_need_each_other(rng):
     param, grad, velocity = arguments(rng, FLOAT32, 4, 3)
     assert_refused(ValueError, "velocity", sgd_update, param, grad, lr=0.1, momentum=0.9)

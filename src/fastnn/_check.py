@@ -20,6 +20,7 @@ from fastnn.errors import DivergedError
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 INTP = np.dtype(np.intp)
+TOO_LARGE = 2.0**128 - 2.0**103     # the least number that is infinite in float32
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -286,7 +287,7 @@ def fraction(value: Any, name: str) -> float:
 def coefficient(value: Any, name: str, dtype: np.dtype[Any]) -> float:
     """A number >= 0, and still finite once rounded to the dtype of the parameters."""
     value = non_negative(value, name)
-    if value > 3.4e38 and dtype is FLOAT32:
+    if value >= TOO_LARGE and dtype is FLOAT32:
         raise ValueError(f"{name}: expected a number that is finite in {dtype}, got {value}")
     return value
 
