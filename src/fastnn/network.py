@@ -218,7 +218,8 @@ class Sequential:
         last_batch : {"merge", "drop", "keep"}
             What becomes of rows that fill no batch: part of the batch before, left out of this epoch, or a smaller batch.
         check_finite : bool
-            Refuse a NaN or infinity in `x`, naming its row and column. Reads `x` through once before training.
+            Refuse a NaN or infinity in `x`, naming its row and column. It is found at the step that comes to it, and the
+            network keeps its state after the steps before.
 
         Returns
         -------
@@ -227,7 +228,7 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            Naming the argument, before anything has changed.
+            Naming the argument, before anything has changed; but for a number in `x` or `y` that is not finite.
         DivergedError
             If a loss or gradient is not finite. The network keeps its state after the last finite step.
         RuntimeError
