@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import functools
+import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -368,6 +370,55 @@ def test_load_state_dict_refuses_a_missing_entry(name: str) -> None:
 def test_load_state_dict_refuses_what_is_no_mapping(d: Any) -> None:
     with pytest.raises(TypeError, match=r"^d: "):
         build().load_state_dict(d)
+
+
+COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_is_a_network_of_its_own(copied: Callable[[Any], Any], dtype: str) -> None:
+    net = build(dropout=0.2, dtype=dtype)
+    x, y = random_data(net.loss, 20, dtype)
+    net.fit(x, y, batch_size=4, optimizer=fnn.SGD(lr=0.05, momentum=0.9))
+    before = bits(net)
+    first, second = copied(net), copied(net)
+    assert repr(first) == repr(net) and first.dtype is net.dtype
+    for layer, own in zip(first.layers, net.layers, strict=True):
+        for name, a in (layer.parameters | layer.statistics).items():
+            assert getattr(layer, name) is a
+            assert not np.shares_memory(a, getattr(own, name))
+    # no optimiser named: each goes on with its own, and its velocity
+    histories = [n.fit(x, y, epochs=2, batch_size=4).loss for n in (first, second)]
+    assert bits(net) == before
+    histories.append(net.fit(x, y, epochs=2, batch_size=4).loss)
+    assert histories[0] == histories[1] == histories[2]
+    assert bits(first) == bits(second) == bits(net) != before
+    assert_same_future(first, net, x, y)
+    first.layers[0].weight = np.zeros_like(first.layers[0].weight)
+    assert not first.state_dict()["0.weight"].any() and net.state_dict()["0.weight"].any()
+
+
+def test_a_copy_goes_on_with_the_optimizer_copied_with_it() -> None:
+    net = build()
+    x, y = random_data(net.loss, 20)
+    optimizer = fnn.SGD(lr=0.05, momentum=0.9)
+    net.fit(x, y, batch_size=4, optimizer=optimizer)
+    twin, its_optimizer = copy.deepcopy((net, optimizer))
+    for n, o in ((net, optimizer), (twin, its_optimizer)):
+        n.fit(x, y, batch_size=4, optimizer=o)
+    assert bits(net) == bits(twin)
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_of_a_layer_is_free(copied: Callable[[Any], Any]) -> None:
+    net = build(norm=True, kind="elu", dropout=0.1)
+    layers = [copied(layer) for layer in net.layers]
+    assert list(map(repr, layers)) == list(map(repr, net.layers))
+    assert not any(layer.bound or layer.parameters or layer.statistics for layer in layers)
+    again = fnn.Sequential(layers, loss=net.loss, dtype=net.dtype)
+    again.load_state_dict(net.state_dict())
+    assert bits(again) == bits(net)
 
 
 def test_layer_attributes_are_the_networks_memory() -> None:

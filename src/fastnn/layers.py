@@ -1,6 +1,7 @@
 """The layers of a `Sequential`: what each is, and which arrays it owns.
 
-A layer is a description until a `Sequential` takes it and binds its arrays, which are views of the network's memory.
+A layer is a description until a `Sequential` takes it and binds its arrays, which are views of the network's memory. A copy of
+a layer is a description again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class Layer:
     def bound(self) -> bool:
         """Whether it belongs to a network."""
         return self.owner is not None and self.owner.keeps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled is the description, free for a network."""
+        return self.__dict__ | {"parameters": {}, "statistics": {}, "owner": None}
 
     def width(self, n_in: int | None, name: str) -> int | None:
         """The number of features that come out when `n_in` go in; None is any. ValueError naming `name` if they cannot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from array import array
@@ -80,6 +81,11 @@ class Sequential:
     dtype : numpy.dtype
     n_parameters : int
 
+    Notes
+    -----
+    A network can be copied, by `copy.copy` or `copy.deepcopy`, and pickled. The copy has memory of its own and trains on as the
+    original would; its velocity goes on with the optimiser that was copied along.
+
     Examples
     --------
     >>> import numpy as np
@@ -123,6 +129,33 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}], loss={self.loss!r}, dtype={self.dtype.name!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # arrays by their names: the plan holds addresses, and rows as long as this machine's vectors make them
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_holder", "_profile", "_spare")}
+        return state | {
+            "layers": tuple(copy.copy(layer) for layer in self.layers),
+            "_rng": copy.deepcopy(self._rng),
+            "_tuner": self._tuner.copy(),
+            "_state": self.state_dict(),
+            "_velocity": None if self._velocity is None else self._plan.copies(self._velocity),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        arrays, velocity = state.pop("_state"), state.pop("_velocity")
+        self.__dict__.update(state)
+        self.dtype = _check.float_dtype(self.dtype)     # NumPy's own object, which is told by its identity
+        self._holder, self._profile = {}, None
+        self._spare = copy.deepcopy(self._rng)
+        self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype, Owner())
+        for name, a in self._state():
+            a[...] = arrays[name]
+        self._velocity = None
+        if velocity is not None:
+            self._velocity = aligned(self._plan.parameters.size, self.dtype)
+            for key, a in self._plan.views(self._velocity).items():
+                a[...] = velocity[key]
 
     @property
     def n_parameters(self) -> int:
@@ -178,7 +211,7 @@ class Sequential:
         starts = _one_batch(x)
         self._enough_rows(starts)
         loss = self._run(x, y, None, starts)
-        return loss, {f"{i}.{name}": g.copy() for (i, name), g in self._plan.views(self._plan.gradients).items()}
+        return loss, {f"{i}.{name}": g for (i, name), g in self._plan.copies(self._plan.gradients).items()}
 
     @alone
     def train_step(self, x: Array, y: Array, optimizer: SGD) -> float:

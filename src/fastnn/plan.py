@@ -133,6 +133,9 @@ class Plan:
         n = self.parameters.size
         return self.views(flat[:n]) | self._cut(flat[n:], self._statistics)
 
+    def copies(self, flat: Array) -> dict[tuple[int, str], Array]:
+        return {key: a.copy() for key, a in self.views(flat).items()}
+
     @property
     def gradients(self) -> Array:
         """A place for the whole gradient, made when it is first asked for."""
