@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 FLOAT32, FLOAT64 = DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 EPS = {dtype: float(np.finfo(dtype).eps) for dtype in DTYPES}
@@ -46,6 +47,26 @@ def run_alone(function, timeout=600, arguments=""):
     code = f"import {function.__module__} as module; module.{function.__name__}({arguments})"
     command = [sys.executable, "-X", "faulthandler", "-c", code]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout)
+
+
+# ---- hypothesis: some examples, always the same ones; with `-m slow`, which takes just these tests, many and always new ones
+
+settings.register_profile(
+    "always", deadline=None, database=None, phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck))
+settings.register_profile("quick", settings.get_profile("always"), max_examples=16, derandomize=True)
+settings.register_profile("thorough", settings.get_profile("always"), max_examples=500, print_blob=True)
+
+
+def pytest_configure(config):
+    settings.load_profile("thorough" if config.option.markexpr == "slow" else "quick")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if config.option.markexpr == "slow" and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("slow")
 
 
 # ---- data
@@ -174,7 +195,7 @@ def assert_gradient(loss, x, gradient, case=""):
 def assert_refused(error, name, function, *args, **kwargs):
     """The call raises `error`, whose text begins with the argument's name, and changes no array. Returns the text."""
     arrays = [a for a in (*args, *kwargs.values()) if isinstance(a, np.ndarray)]
-    before = [_memory(a) for a in arrays]
+    before = [memory_of(a) for a in arrays]
     raised = None
     try:
         function(*args, **kwargs)
@@ -182,11 +203,11 @@ def assert_refused(error, name, function, *args, **kwargs):
         raised = e
     assert type(raised) is error, f"expected {error.__name__} naming {name}, came {raised!r}"
     assert str(raised).startswith(f"{name}: "), f"expected {error.__name__} naming {name}, came {raised!r}"
-    assert [_memory(a) for a in arrays] == before, f"{raised!r}, but an argument has changed"
+    assert [memory_of(a) for a in arrays] == before, f"{raised!r}, but an argument has changed"
     return str(raised)
 
 
-def _memory(a):
+def memory_of(a):
     """The bytes of an array, or of what it is a view of."""
     a = np.ma.getdata(a)
     while isinstance(a.base, np.ndarray):

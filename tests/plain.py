@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class Plain:
         self.dtype = net.dtype if dtype is None else np.dtype(dtype)
         self.state = {name: a.astype(self.dtype) for name, a in net.state_dict().items()}
         self.velocity: State = {}
+        self.blur: Callable[[Array], Array] = lambda a: a       # an error of what comes out of each layer, either way
         self.norms: list[float] = []
         self.key, self.steps, self.mask_dtype = net._mask_key, net._step, net.dtype
 
@@ -36,7 +38,22 @@ class Plain:
         _mask[mask.dtype](self.key, self.steps, i, self.layers[i].p, 0, 0, mask)
         return mask.astype(self.dtype)
 
-    def gradients(self, x: Array, y: Array) -> tuple[float, State]:
+    def outputs(self, x: Array) -> Array:
+        """In evaluation mode."""
+        x = x.astype(self.dtype)
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, fnn.Dense):
+                x = reference.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
+            elif isinstance(layer, fnn.BatchNorm):
+                own = self.own(i, "gamma", "beta", "running_mean", "running_var")
+                x = reference.batchnorm_inference(x, *own, eps=layer.eps)
+            elif not isinstance(layer, fnn.Dropout):
+                x = reference.activation_forward(x, layer.kind)
+            x = self.blur(x)
+        return x
+
+    def forward(self, x: Array) -> tuple[Array, list[Any]]:
+        """In training mode, with what the backward pass needs of each layer."""
         kept: list[Any] = []
         x = x.astype(self.dtype)
         for i, layer in enumerate(self.layers):
@@ -54,7 +71,12 @@ class Plain:
             else:
                 x = reference.activation_forward(x, layer.kind)
                 kept.append(x)
-        loss, d = self.loss(x, y)
+            x = self.blur(x)
+        return x, kept
+
+    def gradients(self, x: Array, y: Array) -> tuple[float, State]:
+        out, kept = self.forward(x)
+        loss, d = self.loss(out, y)
         g: State = {}
         for i, layer in reversed(list(enumerate(self.layers))):
             if isinstance(layer, fnn.Dense):
@@ -67,6 +89,7 @@ class Plain:
                 d = d * kept[i]
             else:
                 d = reference.activation_backward(d, kept[i], layer.kind)
+            d = self.blur(d)
         return loss, {name: a for name, a in g.items() if name in self.state}
 
     def step(
@@ -85,6 +108,14 @@ class Plain:
             reference.sgd_update(
                 self.state[name], g, velocity, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
         return loss
+
+
+def filling(net: fnn.Sequential, flat: Array) -> Array:
+    """What lies between the rows of the parameters in a flat array laid out like them."""
+    between = np.ones(flat.size, flat.dtype)
+    for view in net._plan.views(between).values():
+        view[...] = 0
+    return flat[between == 1]
 
 
 def visited_batches(

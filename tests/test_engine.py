@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FLOAT32, FLOAT64, assert_near, assert_same_bits
-from plain import Plain
+from plain import Plain, filling
 
 import fastnn as fnn
 from fastnn import ELU, Activation, BatchNorm, Dense, Dropout, LeakyReLU, ReLU, Sigmoid, Softplus, Softsign, Tanh
@@ -208,14 +208,6 @@ def test_batches_of_every_size_in_one_life(dtype: np.dtype[Any]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- memory
-
-def filling(net: fnn.Sequential, flat: Array) -> Array:
-    """What lies between the rows of the parameters in a flat array laid out like them."""
-    between = np.ones(flat.size, flat.dtype)
-    for view in net._plan.views(between).values():
-        view[...] = 0
-    return flat[between == 1]
-
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
 @pytest.mark.parametrize("name", ARCHITECTURES)
