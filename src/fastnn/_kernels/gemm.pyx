@@ -47,6 +47,7 @@ cdef extern from "gemm.h":
     fastnn_tile_f32 fastnn_best_tile_f32()
     fastnn_tile_f64 fastnn_best_tile_f64()
     enum:
+        FASTNN_RUN
         FASTNN_STRIPS_BYTES
         FASTNN_PANELS_BYTES
     char* fastnn_gemm_strips() noexcept nogil
@@ -240,7 +241,7 @@ cdef void gemm(
     # Blocks, only where they are needed: for a small product the divisions take as long as the work. Copies of A, and a block of
     # it that is read where it lies, stay in the second-level cache.
     if k > DEPTH and (packed_a or packed_b or k * widest * lanes * size > SMALL):
-        depth = even_part(k, DEPTH, 1)
+        depth = even_part(k, DEPTH, FASTNN_RUN)
     if depth * m * size > FASTNN_STRIPS_BYTES:
         height = even_part(m, max(FASTNN_STRIPS_BYTES // size // depth // rows, 1) * rows, rows)
     if packed_b and depth * (n + 2 * lanes) * size > FASTNN_PANELS_BYTES:

@@ -7,8 +7,9 @@
      ROWS        rows of the tile: 2 * ROWS accumulators, two vectors of B and a broadcast of A fill the registers
 
    No intrinsics: vectors are the compiler's own, and a * b + c contracts to a fused multiply-add. An element of the result is
-   the sum over k in order, in one accumulator, whichever tile computes it. So tiles may overlap, and blocks may change their
-   size, without changing a bit. */
+   the sum over k in order, by runs of FASTNN_RUN terms: each has an accumulator that starts from zero, so that the error grows
+   with the number of terms of a run, not of all. That holds whichever tile computes it. So tiles may overlap, and blocks may
+   begin at any run, without changing a bit. */
 
 #if LANES == 1
 typedef T NAME(vector);
@@ -29,9 +30,6 @@ FASTNN_INLINE void NAME(product)(
 {
     VEC acc[ROWS][8], bv[8];
 
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            acc[r][v] = more ? LOAD(c + r * c_row + v * LANES) : (VEC){0};
     /* the rows below are most likely next */
     UNROLL for (int r = 0; r < rows; r++)
         FASTNN_PREFETCH(c + (rows + r) * c_row);
@@ -45,12 +43,28 @@ FASTNN_INLINE void NAME(product)(
         } \
         a += a_col; \
         b += b_row;
-    ptrdiff_t p = k;
-    for (; p >= 4; p -= 4) {
-        TERM TERM TERM TERM
-    }
-    for (; p > 0; p--) {
-        TERM
+    for (;;) {
+        ptrdiff_t p = k < FASTNN_RUN ? k : FASTNN_RUN;
+        k -= p;
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int v = 0; v < vectors; v++)
+                acc[r][v] = (VEC){0};
+        for (; p >= 4; p -= 4) {
+            TERM TERM TERM TERM
+        }
+        for (; p > 0; p--) {
+            TERM
+        }
+        if (more)
+            UNROLL for (int r = 0; r < rows; r++)
+                UNROLL for (int v = 0; v < vectors; v++)
+                    acc[r][v] += LOAD(c + r * c_row + v * LANES);
+        if (!k)
+            break;
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int v = 0; v < vectors; v++)
+                STORE(c + r * c_row + v * LANES, acc[r][v]);
+        more = 1;
     }
 #undef TERM
     if (bias)
@@ -194,23 +208,35 @@ FASTNN_INLINE void NAME(dot_tile)(
     const int rows, ptrdiff_t n, ptrdiff_t k, const T *a, ptrdiff_t a_row, const T *b, ptrdiff_t b_col,
     const T *bias, T *c, ptrdiff_t c_row)
 {
-    VEC acc[ROWS / 2][4], av[ROWS / 2];
+    VEC acc[ROWS / 2][4], before[ROWS / 2][4], av[ROWS / 2];
     const T *column[4];
     ptrdiff_t p = 0;
 
     UNROLL for (int j = 0; j < 4; j++)
         column[j] = b + (j < n ? j : n - 1) * b_col;
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int j = 0; j < 4; j++)
-            acc[r][j] = (VEC){0};
-    for (; p + LANES <= k; p += LANES) {
+    for (int more = 0; ; more = 1) {
+        const ptrdiff_t end = k - p < FASTNN_RUN * LANES ? k : p + FASTNN_RUN * LANES;
         UNROLL for (int r = 0; r < rows; r++)
-            av[r] = LOAD(a + r * a_row + p);
-        UNROLL for (int j = 0; j < 4; j++) {
-            VEC x = LOAD(column[j] + p);
+            UNROLL for (int j = 0; j < 4; j++)
+                acc[r][j] = (VEC){0};
+        for (; p + LANES <= end; p += LANES) {
             UNROLL for (int r = 0; r < rows; r++)
-                acc[r][j] += av[r] * x;
+                av[r] = LOAD(a + r * a_row + p);
+            UNROLL for (int j = 0; j < 4; j++) {
+                VEC x = LOAD(column[j] + p);
+                UNROLL for (int r = 0; r < rows; r++)
+                    acc[r][j] += av[r] * x;
+            }
         }
+        if (more)
+            UNROLL for (int r = 0; r < rows; r++)
+                UNROLL for (int j = 0; j < 4; j++)
+                    acc[r][j] += before[r][j];
+        if (p + LANES > k)
+            break;
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int j = 0; j < 4; j++)
+                before[r][j] = acc[r][j];
     }
     UNROLL for (int r = 0; r < rows; r++) {
         T sums[4];
