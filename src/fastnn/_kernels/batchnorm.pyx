@@ -5,7 +5,8 @@ the differences from a pivot near the data, so that a large mean costs no digits
 |p - mean| <= sqrt(n - 1) std for any of n numbers, which bounds what E[u^2] - E[u]^2 with u = x - p can cancel: even if the
 first row is the only one that differs, a float32 variance is good to a third of a unit up to n = 1e5. For float64 data a
 second pass, from the mean found first, removes that loss too. The mean is kept as a pair hi + lo up to its subtraction. Sums
-take four rows at a time, so that the accumulators are loaded and stored a quarter as often.
+take four rows at a time, so that the accumulators are loaded and stored a quarter as often, and start anew with each chunk of
+rows, so that for float64 data their error hardly grows with n.
 """
 
 from cython cimport floating
@@ -16,7 +17,20 @@ from fastnn._kernels.simd cimport extents, simd_void
 from fastnn._kernels.team cimport Call, part, share
 
 
+cdef enum:
+    CHUNK = 128         # rows
+
 cdef double ZEROS[COLUMNS]      # a row of either type that adds nothing to a sum; statically zero
+
+
+cdef inline void add_sums(const double* sums, Py_ssize_t d, bint more, double* totals) noexcept nogil:
+    cdef Py_ssize_t j
+    if more:
+        for j in range(d):
+            totals[j] += sums[j]
+    else:
+        for j in range(d):
+            totals[j] = sums[j]
 
 
 cdef simd_void shifted_sums(
@@ -27,48 +41,55 @@ cdef simd_void shifted_sums(
     # arrays of its own: the compiler sees that they are apart from x, or it would not vectorise for float64
     cdef double sum1[COLUMNS]
     cdef double sum2[COLUMNS]
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t chunk, first, i, j
     cdef const floating *x0
     cdef const floating *x1
     cdef const floating *x2
     cdef const floating *x3
     cdef double p, u0, u1, u2, u3
 
-    for j in range(d):
-        sum1[j] = 0
-        sum2[j] = 0
-    for i in range(0, n, 4):
-        # past the last row stands the pivot itself, whose difference is zero
-        x0 = x + i * ldx
-        x1 = x0 + ldx if i + 1 < n else pivot
-        x2 = x1 + ldx if i + 2 < n else pivot
-        x3 = x2 + ldx if i + 3 < n else pivot
-        # u = x - p;  s1 = sum(u);  s2 = sum(u^2)
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        first = chunk * CHUNK
         for j in range(d):
-            p = pivot[j]
-            u0 = x0[j] - p
-            u1 = x1[j] - p
-            u2 = x2[j] - p
-            u3 = x3[j] - p
-            sum1[j] += (u0 + u1) + (u2 + u3)
-            sum2[j] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
-    for j in range(d):
-        s1[j] = sum1[j]
-        s2[j] = sum2[j]
+            sum1[j] = 0
+            sum2[j] = 0
+        for i in range(first, min(first + CHUNK, n), 4):
+            # past the last row stands the pivot itself, whose difference is zero
+            x0 = x + i * ldx
+            x1 = x0 + ldx if i + 1 < n else pivot
+            x2 = x1 + ldx if i + 2 < n else pivot
+            x3 = x2 + ldx if i + 3 < n else pivot
+            # u = x - p;  s1 = sum(u);  s2 = sum(u^2)
+            for j in range(d):
+                p = pivot[j]
+                u0 = x0[j] - p
+                u1 = x1[j] - p
+                u2 = x2[j] - p
+                u3 = x3[j] - p
+                sum1[j] += (u0 + u1) + (u2 + u3)
+                sum2[j] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
+        add_sums(sum1, d, first > 0, s1)
+        add_sums(sum2, d, first > 0, s2)
 
 
 cdef simd_void scale_shift(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
     const floating* hi, const floating* scale, const floating* shift,   # IN (d,)
+    const floating* scale_low,                                          # IN (d,), for float32 data
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d)
 ) noexcept nogil:
     cdef Py_ssize_t i, j
+    cdef floating u
 
     # out = (x - hi) * scale + shift. The difference of neighbouring numbers is exact; hi must not be folded into shift,
-    # where it would cancel.
+    # where it would cancel. scale_low is what rounding took from the scale: for float32 data one error less.
     for i in range(n):
         for j in range(d):
-            out[j] = (x[j] - hi[j]) * scale[j] + shift[j]
+            u = x[j] - hi[j]
+            if floating is float:
+                out[j] = u * scale[j] + (u * scale_low[j] + shift[j])
+            else:
+                out[j] = u * scale[j] + shift[j]
         x += ldx
         out += ldo
 
@@ -116,6 +137,7 @@ cdef simd_void normalise_tile(
 ) noexcept nogil:
     cdef floating hi[COLUMNS]
     cdef floating scale[COLUMNS]
+    cdef floating scale_low[COLUMNS]
     cdef floating shift[COLUMNS]
     cdef double lo, unbiased = <double>n / (n - 1)
     cdef Py_ssize_t j
@@ -125,13 +147,14 @@ cdef simd_void normalise_tile(
         hi[j] = <floating>mean[j]
         lo = (mean[j] - hi[j]) + low[j]
         scale[j] = <floating>(gamma[j] * rstd[j])
+        scale_low[j] = <floating>(gamma[j] * rstd[j] - scale[j])
         shift[j] = <floating>(beta[j] - lo * (gamma[j] * rstd[j]))
     # running = (1 - momentum) * running + momentum * batch, with the unbiased variance
     if running_mean != NULL:
         for j in range(d):
             running_mean[j] = moved(running_mean[j], momentum, mean[j])
             running_var[j] = moved(running_var[j], momentum, var[j] * unbiased)
-    scale_shift(x, n, d, ldx, hi, scale, shift, out, ldo)
+    scale_shift(x, n, d, ldx, hi, scale, shift, scale_low, out, ldo)
 
 
 cdef void forward_tile(
@@ -157,7 +180,7 @@ cdef simd_void backward_sums(
     cdef double sum2[COLUMNS]
     cdef const floating* no_dout = <const floating*>ZEROS
     cdef const floating* no_x = x
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t chunk, first, i, j
     cdef const floating *x0
     cdef const floating *x1
     cdef const floating *x2
@@ -170,38 +193,39 @@ cdef simd_void backward_sums(
 
     if floating is double:
         no_x = mean
-    for j in range(d):
-        sum0[j] = 0
-        sum1[j] = 0
-        sum2[j] = 0
-    for i in range(0, n, 4):
-        # past the last row stand rows that add nothing: no gradient, and for sum_u x at the mean
-        x0 = x + i * ldx
-        x1 = x0 + ldx if i + 1 < n else no_x
-        x2 = x1 + ldx if i + 2 < n else no_x
-        x3 = x2 + ldx if i + 3 < n else no_x
-        d0 = dout + i * ldd
-        d1 = d0 + ldd if i + 1 < n else no_dout
-        d2 = d1 + ldd if i + 2 < n else no_dout
-        d3 = d2 + ldd if i + 3 < n else no_dout
-        # u = x - mean;  sum_d = sum(dout);  sum_du = sum(dout * u);  sum_u = sum(u)
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        first = chunk * CHUNK
         for j in range(d):
-            u0 = x0[j] - mean[j]
-            u1 = x1[j] - mean[j]
-            u2 = x2[j] - mean[j]
-            u3 = x3[j] - mean[j]
-            g0 = d0[j]
-            g1 = d1[j]
-            g2 = d2[j]
-            g3 = d3[j]
-            sum0[j] += (g0 + g1) + (g2 + g3)
-            sum1[j] += (g0 * u0 + g1 * u1) + (g2 * u2 + g3 * u3)
-            if floating is double:
-                sum2[j] += (u0 + u1) + (u2 + u3)
-    for j in range(d):
-        sum_d[j] = sum0[j]
-        sum_du[j] = sum1[j]
-        sum_u[j] = sum2[j]
+            sum0[j] = 0
+            sum1[j] = 0
+            sum2[j] = 0
+        for i in range(first, min(first + CHUNK, n), 4):
+            # past the last row stand rows that add nothing: no gradient, and for sum_u x at the mean
+            x0 = x + i * ldx
+            x1 = x0 + ldx if i + 1 < n else no_x
+            x2 = x1 + ldx if i + 2 < n else no_x
+            x3 = x2 + ldx if i + 3 < n else no_x
+            d0 = dout + i * ldd
+            d1 = d0 + ldd if i + 1 < n else no_dout
+            d2 = d1 + ldd if i + 2 < n else no_dout
+            d3 = d2 + ldd if i + 3 < n else no_dout
+            # u = x - mean;  sum_d = sum(dout);  sum_du = sum(dout * u);  sum_u = sum(u)
+            for j in range(d):
+                u0 = x0[j] - mean[j]
+                u1 = x1[j] - mean[j]
+                u2 = x2[j] - mean[j]
+                u3 = x3[j] - mean[j]
+                g0 = d0[j]
+                g1 = d1[j]
+                g2 = d2[j]
+                g3 = d3[j]
+                sum0[j] += (g0 + g1) + (g2 + g3)
+                sum1[j] += (g0 * u0 + g1 * u1) + (g2 * u2 + g3 * u3)
+                if floating is double:
+                    sum2[j] += (u0 + u1) + (u2 + u3)
+        add_sums(sum0, d, first > 0, sum_d)
+        add_sums(sum1, d, first > 0, sum_du)
+        add_sums(sum2, d, first > 0, sum_u)
 
 
 cdef simd_void backward_dx(
@@ -213,10 +237,10 @@ cdef simd_void backward_dx(
 ) noexcept nogil:
     cdef Py_ssize_t i, j
 
-    # dx = ((dout - d_hi) - (x - hi) * slope - rest) * scale
+    # dx = ((dout - d_hi) - ((x - hi) * slope + rest)) * scale
     for i in range(n):
         for j in range(d):
-            dx[j] = (((dout[j] - d_hi[j]) - (x[j] - hi[j]) * slope[j]) - rest[j]) * scale[j]
+            dx[j] = ((dout[j] - d_hi[j]) - ((x[j] - hi[j]) * slope[j] + rest[j])) * scale[j]
         dout += ldd
         x += ldx
         dx += lddx
@@ -267,11 +291,15 @@ cdef simd_void inference_tile(
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
 ) noexcept nogil:
     cdef floating scale[COLUMNS]
+    cdef floating scale_low[COLUMNS]
+    cdef double factor
     cdef Py_ssize_t j
 
     for j in range(d):
-        scale[j] = <floating>(gamma[j] / sqrt(running_var[j] + eps))
-    scale_shift(x, n, d, ldx, running_mean, scale, beta, out, ldo)
+        factor = gamma[j] / sqrt(running_var[j] + eps)
+        scale[j] = <floating>factor
+        scale_low[j] = <floating>(factor - scale[j])
+    scale_shift(x, n, d, ldx, running_mean, scale, beta, scale_low, out, ldo)
 
 
 # ---- the entries for Python: one row-major array each, by blocks of features

@@ -14,28 +14,42 @@ cdef simd_void column_sums(
     cdef double total[COLUMNS]
     cdef double lost[COLUMNS]
     cdef double s[COLUMNS]
+    cdef double g
     cdef Py_ssize_t chunk, i, j, m
 
     for j in range(d):
         total[j] = 0
         lost[j] = 0
-    # sums = sum_i x[i, :], in float64. The sum of a chunk of rows starts anew and what rounding takes from the total is
-    # kept, so that the error does not grow with n; four rows at a time, so that s is loaded and stored a quarter as often.
-    for chunk in range((n + CHUNK - 1) // CHUNK):
-        m = min(CHUNK, n - chunk * CHUNK)
-        for j in range(d):
-            s[j] = 0
-        for i in range(m // 4):
+    # sums = sum_i x[i, :], in float64. What rounding takes from the total is kept, so that the error does not grow with n: of
+    # each four rows, which are one load and store of the sums; of float32 data of each chunk, whose sum starts anew.
+    if floating is double:
+        for i in range(n // 4):
             for j in range(d):
-                s[j] += (<double>x[j] + x[ldx + j]) + (<double>x[2 * ldx + j] + x[3 * ldx + j])
+                g = (x[j] + x[ldx + j]) + (x[2 * ldx + j] + x[3 * ldx + j])
+                lost[j] += rounding_of_sum(total[j], g)
+                total[j] += g
             x += 4 * ldx
-        for i in range(m % 4):
+        for i in range(n % 4):
             for j in range(d):
-                s[j] += x[j]
+                lost[j] += rounding_of_sum(total[j], x[j])
+                total[j] += x[j]
             x += ldx
-        for j in range(d):
-            lost[j] += rounding_of_sum(total[j], s[j])
-            total[j] += s[j]
+    else:
+        for chunk in range((n + CHUNK - 1) // CHUNK):
+            m = min(CHUNK, n - chunk * CHUNK)
+            for j in range(d):
+                s[j] = 0
+            for i in range(m // 4):
+                for j in range(d):
+                    s[j] += (<double>x[j] + x[ldx + j]) + (<double>x[2 * ldx + j] + x[3 * ldx + j])
+                x += 4 * ldx
+            for i in range(m % 4):
+                for j in range(d):
+                    s[j] += x[j]
+                x += ldx
+            for j in range(d):
+                lost[j] += rounding_of_sum(total[j], s[j])
+                total[j] += s[j]
     for j in range(d):
         sums[j] = <floating>compensated(total[j], lost[j])
 
