@@ -1,4 +1,4 @@
-"""What the tests of the kernels share: sizes, accuracy budgets, an oracle of higher precision, layouts, refusals.
+"""What the tests of the kernels share: sizes, accuracy budgets, layouts, refusals.
 
 Budgets are in NW = max|error| / max|exact| / eps: the error in units of the last place of the largest result.
 """
@@ -69,6 +69,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("slow")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--record-maxima", action="store_true",
+        help="write the errors that test_accuracy.py measures to maxima.json and docs/accuracy.md")
+
+
 # ---- data
 
 @pytest.fixture
@@ -90,55 +96,6 @@ def as_matrix(a):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.asmatrix(a)
-
-
-# ---- the oracle: long double, or mpmath where that is only double
-
-LONG = np.finfo(np.longdouble).nmant >= 63
-FEW = slice(None) if LONG else slice(0, 2)     # the columns that an oracle of mpmath has time for
-
-
-def wide(a):
-    """`a` in at least 64 bits of precision."""
-    if LONG:
-        return np.asarray(a).astype(np.longdouble)
-    mpmath = pytest.importorskip("mpmath")
-    mpmath.mp.prec = 128
-    return np.frompyfunc(lambda v: mpmath.mpf(float(v)), 1, 1)(np.asarray(a))
-
-
-def wide_map(name, a):
-    """exp, expm1, log, log1p, sqrt or tanh of a wide array."""
-    if LONG:
-        return getattr(np, name)(a)
-    return np.frompyfunc(getattr(pytest.importorskip("mpmath"), name), 1, 1)(a)
-
-
-def nw(result, exact, dtype=None, scale=None):
-    """max|result - exact| / max|scale| / eps; `scale` is `exact` itself unless given. Infinite unless all is finite."""
-    result = np.asarray(result)
-    assert result.shape == np.shape(exact), f"shape {result.shape}, expected {np.shape(exact)}"
-    if not result.size:
-        return 0.0
-    if not np.isfinite(result).all():
-        return math.inf
-    error = float(np.max(np.abs(wide(result) - exact)))
-    largest = float(np.max(np.abs(exact if scale is None else scale)))
-    if error == 0:
-        return 0.0
-    return error / largest / EPS[dtype or result.dtype] if largest and math.isfinite(error) else math.inf
-
-
-def nw_each(result, exact, scale, dtype=None):
-    """max(|result - exact| / scale) / eps, entry by entry; an entry of scale 0 must be exact."""
-    result = np.asarray(result)
-    if not np.isfinite(result).all():
-        return math.inf
-    error = np.abs(wide(result) - exact).astype(np.float64)
-    scale = np.abs(scale).astype(np.float64)
-    if (error[scale == 0] != 0).any():
-        return math.inf
-    return float(np.max(error / np.where(scale == 0, 1, scale), initial=0)) / EPS[dtype or result.dtype]
 
 
 # ---- comparisons

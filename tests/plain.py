@@ -18,13 +18,16 @@ _mask = by_dtype(dropout.mask)
 
 
 class Plain:
-    """The same network in plain NumPy, as it stands: with `dtype` float64 it can be an oracle for one of float32."""
+    """The same network in plain NumPy, as it stands. `dtype` may be wider than the network's; with the module `oracle` as
+    `ops` everything is wide."""
 
-    def __init__(self, net: fnn.Sequential, dtype: Any = None) -> None:
+    def __init__(self, net: fnn.Sequential, dtype: Any = None, ops: Any = reference) -> None:
         self.layers = net.layers
-        self.loss = getattr(reference, net.loss)
-        self.dtype = net.dtype if dtype is None else np.dtype(dtype)
-        self.state = {name: a.astype(self.dtype) for name, a in net.state_dict().items()}
+        self.ops = ops
+        self.loss = getattr(ops, net.loss)
+        to = net.dtype if dtype is None else np.dtype(dtype)
+        self.converted: Callable[[Array], Array] = (lambda a: a.astype(to)) if ops is reference else ops.wide
+        self.state = {name: self.converted(a) for name, a in net.state_dict().items()}
         self.velocity: State = {}
         self.blur: Callable[[Array], Array] = lambda a: a       # an error of what comes out of each layer, either way
         self.norms: list[float] = []
@@ -36,11 +39,11 @@ class Plain:
     def mask(self, i: int, shape: tuple[int, int]) -> Array:
         mask = np.empty(shape, self.mask_dtype)
         _mask[mask.dtype](self.key, self.steps, i, self.layers[i].p, 0, 0, mask)
-        return mask.astype(self.dtype)
+        return self.converted(mask)
 
     def outputs(self, x: Array) -> Array:
         """In evaluation mode."""
-        x = x.astype(self.dtype)
+        x = self.converted(x)
         for i, layer in enumerate(self.layers):
             if isinstance(layer, fnn.Dense):
                 x = reference.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
@@ -55,21 +58,21 @@ class Plain:
     def forward(self, x: Array) -> tuple[Array, list[Any]]:
         """In training mode, with what the backward pass needs of each layer."""
         kept: list[Any] = []
-        x = x.astype(self.dtype)
+        x = self.converted(x)
         for i, layer in enumerate(self.layers):
             if isinstance(layer, fnn.Dense):
                 kept.append(x)
-                x = reference.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
+                x = self.ops.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
             elif isinstance(layer, fnn.BatchNorm):
                 own = self.own(i, "gamma", "beta", "running_mean", "running_var")
-                out, mean, rstd = reference.batchnorm_forward(x, *own, momentum=layer.momentum, eps=layer.eps)
+                out, mean, rstd = self.ops.batchnorm_forward(x, *own, momentum=layer.momentum, eps=layer.eps)
                 kept.append((x, mean, rstd))
                 x = out
             elif isinstance(layer, fnn.Dropout):
                 kept.append(self.mask(i, x.shape))
                 x = x * kept[-1]
             else:
-                x = reference.activation_forward(x, layer.kind)
+                x = self.ops.activation_forward(x, layer.kind)
                 kept.append(x)
             x = self.blur(x)
         return x, kept
@@ -80,15 +83,15 @@ class Plain:
         g: State = {}
         for i, layer in reversed(list(enumerate(self.layers))):
             if isinstance(layer, fnn.Dense):
-                d, g[f"{i}.weight"], g[f"{i}.bias"] = reference.dense_backward(d, kept[i], *self.own(i, "weight"))
+                d, g[f"{i}.weight"], g[f"{i}.bias"] = self.ops.dense_backward(d, kept[i], *self.own(i, "weight"))
             elif isinstance(layer, fnn.BatchNorm):
                 x, mean, rstd = kept[i]
                 gamma, = self.own(i, "gamma")
-                d, g[f"{i}.gamma"], g[f"{i}.beta"] = reference.batchnorm_backward(d, x, gamma, mean, rstd)
+                d, g[f"{i}.gamma"], g[f"{i}.beta"] = self.ops.batchnorm_backward(d, x, gamma, mean, rstd)
             elif isinstance(layer, fnn.Dropout):
                 d = d * kept[i]
             else:
-                d = reference.activation_backward(d, kept[i], layer.kind)
+                d = self.ops.activation_backward(d, kept[i], layer.kind)
             d = self.blur(d)
         return loss, {name: a for name, a in g.items() if name in self.state}
 
@@ -105,7 +108,7 @@ class Plain:
                 g = (g * (clip_norm / norm)).astype(g.dtype)
             decay = weight_decay if name.endswith(".weight") else 0.0
             velocity = self.velocity.setdefault(name, np.zeros_like(g)) if momentum else None
-            reference.sgd_update(
+            self.ops.sgd_update(
                 self.state[name], g, velocity, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
         return loss
 

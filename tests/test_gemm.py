@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import DTYPES, SIZES, assert_near_each, assert_same_bits, normal, nw_each, product_budget, wide
+from conftest import DTYPES, SIZES, assert_near_each, assert_same_bits, normal, product_budget
+from oracle import nw_each, wide
 
 from fastnn._kernels import by_dtype, gemm
 

@@ -15,7 +15,6 @@ from conftest import (
     FLOAT32,
     FLOAT64,
     LAYOUTS,
-    LONG,
     NOT_IN_PLACE,
     TOL,
     as_matrix,
@@ -28,6 +27,7 @@ from conftest import (
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from oracle import LONG
 from test_contract import OPS, float_arrays, inputs, outputs_of
 
 import fastnn

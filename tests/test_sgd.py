@@ -9,16 +9,11 @@ from conftest import (
     EPS,
     FLOAT32,
     FLOAT64,
-    LONG,
     SIZES,
-    TOL,
     assert_near_each,
     assert_refused,
     assert_same_bits,
     normal,
-    nw,
-    nw_each,
-    wide,
 )
 
 from fastnn import reference, sgd_update
@@ -84,50 +79,6 @@ def test_by_hand(dtype):
 def test_empty(dtype):
     for shape in [(0,), (3, 0)]:
         sgd_update(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype), lr=0.1, momentum=0.9)
-
-
-# ---- accuracy
-
-def exact_step(param, grad, velocity, lr, momentum, nesterov, decay):
-    """One step, and the sizes of what is added up in it."""
-    g = grad + decay * param
-    v = momentum * velocity + g
-    size = np.abs(grad) + decay * np.abs(param) + momentum * np.abs(velocity)
-    step = g + momentum * v if nesterov else v
-    size_of_step = np.abs(g) + momentum * size if nesterov else size
-    return param - lr * step, v, np.abs(param) + lr * size_of_step, size
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("nesterov", "decay"), list(itertools.product((False, True), (0.0, 5e-4))))
-def test_accuracy_of_one_step(rng, nesterov, decay, dtype):
-    tol = TOL[dtype]
-    param, grad, velocity = arguments(rng, dtype, 20000 if LONG else 200)
-    for lr, momentum in itertools.product((1e-3, 0.1), (0.5, 0.9)):
-        p, v = param.copy(), velocity.copy()
-        numbers = [wide(dtype.type(value)) for value in (lr, momentum, decay)]      # as rounded to the dtype
-        exact = exact_step(wide(param), wide(grad), wide(velocity), numbers[0], numbers[1], nesterov, numbers[2])
-        sgd_update(p, grad, v, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
-        error, each = nw(p, exact[0]), nw_each(p, exact[0], exact[2])
-        assert error <= tol["sgd"], f"param {lr, momentum}: {error:.3g}"
-        assert each <= tol["sgd_each"], f"param {lr, momentum}: {each:.3g}"
-        each = nw_each(v, exact[1], exact[3])
-        assert each <= tol["sgd_each"], f"velocity {lr, momentum}: {each:.3g}"
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_accuracy_of_a_thousand_steps(rng, nesterov, dtype):
-    n = 500 if LONG else 5
-    param, velocity = normal(rng, dtype, n), np.zeros(n, dtype)
-    p, v = wide(param), wide(velocity)
-    lr, momentum = (wide(dtype.type(value)) for value in (0.01, 0.9))
-    for _ in range(1000):
-        grad = normal(rng, dtype, n)
-        sgd_update(param, grad, velocity, lr=0.01, momentum=0.9, nesterov=nesterov)
-        p, v, *_ = exact_step(p, wide(grad), v, lr, momentum, nesterov, wide(0))
-    error = nw(param, p)
-    assert error <= TOL[dtype]["sgd_1000"], f"{error:.3g}"
 
 
 # ---- it descends
