@@ -37,7 +37,9 @@ def main(arguments: list[str]) -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "PYTHONMALLOC": "malloc",
         }
-        return subprocess.run([sys.executable, "-m", "pytest", "-q", *arguments], cwd=tree, env=environment).returncode
+        # a report goes past Python, which it ends: it must not be captured
+        command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", *arguments]
+        return subprocess.run(command, cwd=tree, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -195,6 +195,8 @@ class NumpyAtTheEdges:
 
 def one_network(d: int, hidden: int, loss: str, dtype: Any) -> fnn.Sequential:
     n_out = 3 if loss != "mean_squared_error" else 1
+    if hidden == 0:
+        return fnn.Sequential([fnn.Dense(d, n_out, bias=False)], loss=loss, dtype=dtype, seed=0)
     return fnn.Sequential([
         fnn.Dense(d, hidden, bias=False), fnn.BatchNorm(hidden), fnn.ReLU(), fnn.Dropout(0.2), fnn.Dense(hidden, 9), fnn.Tanh(),
         fnn.Dense(9, n_out)], loss=loss, dtype=dtype, seed=0)
@@ -202,7 +204,7 @@ def one_network(d: int, hidden: int, loss: str, dtype: Any) -> fnn.Sequential:
 
 def everything(net: fnn.Sequential, x: Array, y: Array) -> list[Any]:
     """What a network can do with x and y, and its state afterwards."""
-    plainly, clipped = fnn.SGD(lr=0.1, momentum=0.9, weight_decay=0.01), fnn.SGD(lr=0.1, momentum=0.5, clip_norm=0.5)
+    plainly, clipped = fnn.SGD(lr=1e-4, momentum=0.9, weight_decay=0.01), fnn.SGD(lr=1e-3, momentum=0.5, clip_norm=0.5)
     results: list[Any] = [net.loss_and_gradients(x, y)[0], net.train_step(x, y, plainly)]
     for shuffle, optimizer in [(True, plainly), (False, clipped)]:
         results += net.fit(
@@ -246,11 +248,11 @@ def networks_at_the_edges(sizes: Iterator[tuple[int, int, int]]) -> None:
 
 def networks_quick() -> None:
     # 140 rows are more than one thread takes through at a time
-    networks_at_the_edges(iter([(9, 1, 2), (7, 7, 16), (13, 17, 33), (2, 520, 8), (140, 16, 65)]))
+    networks_at_the_edges(iter([(9, 1, 2), (7, 7, 16), (13, 17, 33), (2, 520, 8), (140, 16, 65), (5, 7, 0), (40, 33, 0)]))
 
 
 def networks_full() -> None:
-    sizes = [(n, d, h) for d in (1, 2, 3, 8, 15, 64, 65, 129) for n, h in ((3, 1), (8, 17), (33, 130))]
+    sizes = [(n, d, h) for d in (1, 2, 3, 8, 15, 64, 65, 129) for n, h in ((3, 1), (8, 17), (33, 130), (9, 0))]
     networks_at_the_edges(iter([*sizes, (600, 33, 40), (17, 1030, 5), (9, 5, 1030)]))
 
 
@@ -754,7 +756,7 @@ def calls_with_little_memory() -> None:
     assert (tally[:2] > 40).all()
 
 
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer needs terabytes of addresses")
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer ends the process where it has no memory itself")
 def test_with_little_memory_a_call_fails_and_changes_nothing() -> None:
     done = run_alone(calls_with_little_memory)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -786,7 +788,7 @@ def first_products_without_memory() -> None:
         function()
 
 
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer needs terabytes of addresses")
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer ends the process where it has no memory itself")
 def test_no_memory_for_the_first_product() -> None:
     done = run_alone(first_products_without_memory)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -1067,6 +1069,7 @@ def under_valgrind(code: str, folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None or SANITIZED, reason="no valgrind")
 def test_valgrind_finds_nothing(tmp_path: Path) -> None:
-    assert under_valgrind(UNINITIALISED, tmp_path), "numbers that were never written are not noticed"
+    unwritten = under_valgrind(UNINITIALISED, tmp_path)
+    assert any(text.startswith("Uninit") for text in unwritten), "numbers that were never written are not noticed"
     found = under_valgrind(SMOKE, tmp_path)
     assert not found, "\n\n".join(found)

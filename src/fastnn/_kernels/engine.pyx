@@ -522,7 +522,9 @@ cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogi
     places[:] = [r.parameters, r.statistics, r.parameters + r.to_velocity]
     sizes[:] = [r.n_parameters, r.n_statistics, r.n_parameters if r.has_velocity else 0]
     for i in range(3):
-        memcpy(places[i] if back else snapshot, snapshot if back else places[i], sizes[i] * sizeof(floating))
+        if sizes[i]:
+            # (without statistics their place is NULL)
+            memcpy(places[i] if back else snapshot, snapshot if back else places[i], sizes[i] * sizeof(floating))
         snapshot += sizes[i] * <Py_ssize_t>sizeof(floating)
 
 
