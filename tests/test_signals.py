@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_whole_steps(threads: int, width: int, rows: int, total: i
             assert (process.returncode, errors) == (0, "")
         finally:
             process.kill()
-    assert max(steps) > 0 and len(set(steps)) > 1
+    assert SANITIZED or (max(steps) > 0 and len(set(steps)) > 1)
     # a fit of years looks for signals many times a second; on a machine that does other things, most of the time
     assert sorted(delays)[2] < 0.5
 
