@@ -134,7 +134,7 @@ signal.signal(signal.SIGALRM, strike)
 def struck(action, longest, most=3):
     # what the action gives; None if a signal came before it had
     global kind
-    kind = wait.choice([Struck, KeyboardInterrupt, ValueError, StopIteration])
+    kind = wait.choice([Struck, KeyboardInterrupt, TimeoutError, StopIteration])
     left[0] = wait.choice([1, most])        # some strike while the call before is still on its way out
     result = None
     try:
@@ -295,18 +295,14 @@ def draw():
         def call():
             given.append(function(shape, rng=g))
         struck(call, longest[name], 1)      # NumPy's setter of the state may be interrupted in its turn
-        if str(g.bit_generator.state) != str(twin.bit_generator.state):
-            after = function(shape, rng=twin)
-            assert str(g.bit_generator.state) == str(twin.bit_generator.state), name
-            assert not given or given[0].tobytes() == after.tobytes()
-        else:
-            assert not given, name
+        if given:
+            assert given[0].tobytes() == function(shape, rng=twin).tobytes()
+        assert str(g.bit_generator.state) == str(twin.bit_generator.state), name
 
 def setting():
     def inside():
         with fnn.num_threads(7):
-            with fnn.num_threads(5):
-                pass
+            fnn.get_num_threads()
     longest = 2 * duration(inside)
     for i in attempts():
         struck(inside, longest)
@@ -331,7 +327,7 @@ def test_a_signal_handler_that_raises(what: str, threads: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 3))
+@pytest.mark.parametrize("seed", [1])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("what", CALLS)
 def test_a_signal_handler_that_raises_a_thousand_times(what: str, threads: int, seed: int) -> None:
