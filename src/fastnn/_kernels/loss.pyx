@@ -14,12 +14,18 @@ cdef enum:
     LANES = 8
 
 
-cdef inline double sum_of(const double* e, Py_ssize_t n) noexcept nogil:
-    # LANES partial sums, because one running sum waits for each addition
+cdef inline double sum_of(double* e, Py_ssize_t n, bint by_halves) noexcept nogil:
+    # LANES partial sums, because one running sum waits for each addition. Many numbers of float64 data are first added up by halves,
+    # in place: of numbers that are all the same a running sum would be rounded the same way each time.
     cdef double s[LANES]
     cdef double rest = 0
-    cdef Py_ssize_t i, l
+    cdef Py_ssize_t i, l, half
 
+    while by_halves and n >= 8 * LANES:
+        half = n // 2
+        n -= half
+        for i in range(half):
+            e[i] += e[n + i]
     for l in range(LANES):
         s[l] = 0
     for i in range(n // LANES):
@@ -100,7 +106,7 @@ cdef simd_void softmax_tile(
                 if 0 <= y < w:
                     at_target[r] = e[r * w + y]
                     e[r * w + y] = 0
-                others[r] += sum_of(e + r * w, w)
+                others[r] += sum_of(e + r * w, w, floating is double)
         # loss = log(sum(e)) - margin = log1p(sum(e) - 1) - margin
         for r in range(m):
             losses[r] = log1p_positive(others[r] + at_target[r]) - margin[r]
@@ -112,7 +118,7 @@ cdef simd_void softmax_tile(
                 d[j] = <floating>(d[j] * factor)
             y = labels[r]
             d[y] = <floating>(-factor * (others[r] if first[r] == y else others[r] + 1))
-        add(total, sum_of(losses, m))
+        add(total, sum_of(losses, m, floating is double))
         logits += m * ldz
         dlogits += m * ldd
         labels += m
@@ -156,7 +162,7 @@ cdef simd_void elementwise_tile(
                         difference = <double>x[r * ldx + c + j] - target[r * ldt + c + j]
                         losses[r * w + j] = difference * difference
                         dx[r * lddx + c + j] = <floating>(2 * scale * difference)
-            add(total, sum_of(losses, m * w))
+            add(total, sum_of(losses, m * w, floating is double))
             c += w
         x += m * ldx
         target += m * ldt
