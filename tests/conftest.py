@@ -55,7 +55,7 @@ settings.register_profile(
     "always", deadline=None, database=None, phases=(Phase.explicit, Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck))
 settings.register_profile("quick", settings.get_profile("always"), max_examples=16, derandomize=True)
-settings.register_profile("thorough", settings.get_profile("always"), max_examples=100, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("always"), max_examples=40, print_blob=True)
 
 
 def pytest_configure(config):
