@@ -329,7 +329,7 @@ def test_history(loss: str) -> None:
     validation = x[40:], y[40:]
     history = net.fit(x[:40], y[:40], epochs=3, batch_size=8, optimizer=fnn.SGD(lr=0.05), validation_data=validation)
     assert isinstance(history, fnn.History)
-    keys = {"epoch", "loss", "lr", "seconds", "val_loss", "val_accuracy"}
+    keys = {"epoch", "loss", "lr", "seconds", "rows_per_second", "val_loss", "val_accuracy"}
     keys -= {"val_accuracy"} if loss == "mean_squared_error" else set()
     assert [set(epoch) for epoch in history.epochs] == [keys] * 3
     assert [epoch["epoch"] for epoch in history.epochs] == [1, 2, 3]

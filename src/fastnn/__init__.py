@@ -4,7 +4,7 @@ Start with `Sequential` for networks, or call the kernels (`dense_forward`, `bat
 own arrays. `fastnn.reference` has the same kernels in plain NumPy.
 """
 
-from fastnn import init, reference
+from fastnn import callbacks, init, reference, schedules
 from fastnn._version import __version__
 from fastnn.activation import activation_backward, activation_forward
 from fastnn.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
@@ -34,7 +34,7 @@ from fastnn.training import History
 __all__ = [
     "ELU", "SGD", "Activation", "BatchNorm", "Dense", "DivergedError", "Dropout", "History", "LeakyReLU", "ReLU",
     "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward", "activation_forward",
-    "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "dense_backward", "dense_forward",
-    "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "set_num_threads", "sgd_update",
+    "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "callbacks", "dense_backward", "dense_forward",
+    "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "schedules", "set_num_threads", "sgd_update",
     "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]

@@ -302,12 +302,27 @@ def proper_fraction(value: Any, name: str) -> float:
     return value
 
 
+def inner_fraction(value: Any, name: str) -> float:
+    """A number in (0, 1)."""
+    value = number(value, name)
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: expected 0 < {name} < 1, got {value}")
+    return value
+
+
 def nesterov(value: Any, momentum: float) -> bool:
     """A flag that only goes with momentum."""
     value = flag(value, "nesterov")
     if value and momentum == 0.0:
         raise ValueError("nesterov: expected momentum > 0 to go with it, got momentum 0.0")
     return value
+
+
+def average(value: Any) -> float | str | None:
+    """None, "polyak", or the weight of the past in [0, 1)."""
+    if value is None or isinstance(value, str):
+        return None if value is None else choice(value, "average", ("polyak",))
+    return proper_fraction(value, "average")
 
 
 def flag(value: Any, name: str) -> bool:
@@ -326,6 +341,11 @@ def integer(value: Any, name: str, *, least: int) -> int:
     if value < least:
         raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
     return value
+
+
+def count(value: Any, name: str) -> int:
+    """An integer >= 0."""
+    return integer(value, name, least=0)
 
 
 def at_most(value: int, name: str, most: int, what: str) -> int:
@@ -348,6 +368,11 @@ def choice(value: Any, name: str, choices: Any) -> str:
         raise TypeError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {_kind(value)}")
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def string(value: Any, name: str) -> str:
+    instance(value, name, str, "a string")
     return value
 
 
@@ -445,6 +470,55 @@ def entries(given: Any, name: str, names: Collection[str]) -> None:
         raise ValueError(f"{name}: expected an entry {missing[0]!r}, which is missing ({len(missing)} in all)")
     if surplus := sorted(given.keys() - names, key=repr):
         raise ValueError(f"{name}: got an entry {surplus[0]!r}, which the network does not have ({len(surplus)} in all)")
+
+
+def no_metric(monitor: str, known: Collection[str]) -> ValueError:
+    hint = "; give fit validation_data" if monitor.startswith("val_") and "val_loss" not in known else ""
+    return ValueError(f"monitor: expected one of {', '.join(map(repr, known))}, got {monitor!r}{hint}")
+
+
+def missing(name: str, package: str, extra: str) -> ImportError:
+    return ImportError(f"{name}: needs {package}, which is not installed; pip install 'fastnn[{extra}]'")
+
+
+def sample_weight(value: Any, n_rows: int) -> Array:
+    """A finite number >= 0 for each row, not all 0, as float64."""
+    weights = np.require(array_of_shape(value, "sample_weight", (n_rows,)), FLOAT64, ("C_CONTIGUOUS", "ALIGNED"))
+    _weights(weights, "sample_weight", "index")
+    if not 0 < weights.sum() < math.inf:
+        raise ValueError(f"sample_weight: expected a sum that is > 0 and finite, got {weights.sum()}")
+    return weights
+
+
+def class_weight(value: Any, n_classes: int, labels: Array | None) -> Array:
+    """A finite number >= 0 for each class: from a mapping, where a class that is missing has 1, an array, or "balanced"."""
+    if labels is None:
+        raise ValueError("class_weight: expected None where y are no class labels")
+    if isinstance(value, str):
+        choice(value, "class_weight", ("balanced",))
+        counts = np.bincount(labels, minlength=n_classes)
+        # scikit-learn's rule: n / (the classes that there are * the count of each)
+        return np.where(counts, len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0.0)
+    if isinstance(value, Mapping):
+        weights = np.ones(n_classes)
+        for label, weight in value.items():
+            label = at_most(integer(label, "class_weight", least=0), "class_weight", n_classes - 1, "the last class")
+            weights[label] = number(weight, "class_weight")
+    else:
+        weights = array_of_shape(value, "class_weight", (n_classes,)).astype(FLOAT64)
+    _weights(weights, "class_weight", "class")
+    return weights
+
+
+def _weights(weights: Array, name: str, of: str) -> None:
+    good = np.isfinite(weights) & (weights >= 0)
+    if not good.all():
+        at = int(good.argmin())
+        raise ValueError(f"{name}: expected finite numbers >= 0, got {weights[at]} at {of} {at}")
+
+
+def no_average(why: str) -> ValueError:
+    return ValueError(f"averaged: there is no average of the parameters: {why}")
 
 
 def no_library(name: str, wanted: str, path: str, why: str) -> ValueError:

@@ -14,10 +14,12 @@ import numpy as np
 from fastnn import _check
 from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
+from fastnn.callbacks import Calls, Run
 from fastnn.layers import BatchNorm, Dense, Layer, Owner
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD
-from fastnn.plan import INFERENCE_ROWS, Plan, aligned
+from fastnn.plan import FLOAT64, INFERENCE_ROWS, Plan, aligned
+from fastnn.schedules import ReduceOnPlateau, Schedule
 from fastnn.threads import automatic, get_num_threads
 from fastnn.training import History, batch_starts, chunks
 
@@ -108,6 +110,8 @@ class Sequential:
         self._rng, self._spare = (np.random.Generator(np.random.PCG64(training)) for _ in range(2))
         self._optimizer: SGD | None = None
         self._velocity: Array | None = None
+        self._average: Array | None = None      # float64, laid out like the parameters
+        self._trained = (0, 0)  # steps and whole epochs with this optimiser: the time of its schedule
         self._mask_key = int(masks.generate_state(1, np.uint64)[0])
         self._step = 0          # training steps taken, which the dropout masks depend on
         self._epoch = 0         # epochs whose last step was taken
@@ -139,11 +143,12 @@ class Sequential:
             "_tuner": self._tuner.copy(),
             "_state": self.state_dict(),
             "_velocity": None if self._velocity is None else self._plan.copies(self._velocity),
+            "_average": None if self._average is None else self._plan.copies(self._average),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        arrays, velocity = state.pop("_state"), state.pop("_velocity")
+        arrays, velocity, average = state.pop("_state"), state.pop("_velocity"), state.pop("_average")
         self.__dict__.update(state)
         self.dtype = _check.float_dtype(self.dtype)     # NumPy's own object, which is told by its identity
         self._holder, self._profile = {}, None
@@ -151,11 +156,8 @@ class Sequential:
         self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype, Owner())
         for name, a in self._state():
             a[...] = arrays[name]
-        self._velocity = None
-        if velocity is not None:
-            self._velocity = aligned(self._plan.parameters.size, self.dtype)
-            for key, a in self._plan.views(self._velocity).items():
-                a[...] = velocity[key]
+        self._velocity = None if velocity is None else self._plan.flat(velocity, self.dtype)
+        self._average = None if average is None else self._plan.flat(average, FLOAT64)
 
     @property
     def n_parameters(self) -> int:
@@ -170,11 +172,12 @@ class Sequential:
         batch_size : int
             Rows of the largest batch.
         optimizer : SGD, optional
-            Momentum needs a velocity, and ``clip_norm`` the whole gradient. None counts a velocity and no gradient.
+            Momentum needs a velocity, ``clip_norm`` the whole gradient and ``average`` an average. None counts a velocity only.
         """
         n = _check.integer(batch_size, "batch_size", least=1)
-        velocity, gradients = (True, False) if optimizer is None else (optimizer.momentum > 0, optimizer.clip_norm is not None)
-        return self._plan.memory(n, velocity, gradients)
+        if optimizer is None:
+            return self._plan.memory(n, True, False, False)
+        return self._plan.memory(n, optimizer.momentum > 0, optimizer.clip_norm is not None, optimizer.average is not None)
 
     # ------------------------------------------------------------------------------------------------- computing
 
@@ -191,7 +194,9 @@ class Sequential:
         return self._training_outputs(x) if _check.flag(training, "training") else self._outputs(x)
 
     @alone
-    def loss_and_gradients(self, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
+    def loss_and_gradients(
+        self, x: Array, y: Array, *, sample_weight: Array | None = None,
+    ) -> tuple[float, dict[str, Array]]:
         """The loss of one batch in training mode and its gradient by each parameter.
 
         Nothing changes: running statistics and generator stay as they are.
@@ -200,6 +205,8 @@ class Sequential:
         ----------
         x : ndarray (N, I)
         y : ndarray (N,) of integer labels for softmax_cross_entropy, else (N, K)
+        sample_weight : ndarray (N,), optional
+            As for `fit`.
 
         Returns
         -------
@@ -210,12 +217,12 @@ class Sequential:
         x, y = self._data(x, y, "x", "y")
         starts = _one_batch(x)
         self._enough_rows(starts)
-        loss = self._run(x, y, None, starts)
+        loss = self._run(x, y, None, starts, weights=self._weights(sample_weight, None, y))
         return loss, {f"{i}.{name}": g for (i, name), g in self._plan.copies(self._plan.gradients).items()}
 
     @alone
-    def train_step(self, x: Array, y: Array, optimizer: SGD) -> float:
-        """One step of the optimiser on one batch; returns the loss before it.
+    def train_step(self, x: Array, y: Array, optimizer: SGD, *, sample_weight: Array | None = None) -> float:
+        """One step of the optimiser on one batch; returns the loss before it. `sample_weight` is as for `fit`.
 
         Raises
         ------
@@ -226,13 +233,15 @@ class Sequential:
         starts = _one_batch(x)
         self._enough_rows(starts)
         self._check_optimizer(optimizer)
-        return self._run(x, y, None, starts, optimizer=optimizer, moves_statistics=True)
+        return self._run(
+            x, y, None, starts, weights=self._weights(sample_weight, None, y), optimizer=optimizer, moves_statistics=True)
 
     @alone
     def fit(
-        self, x: Array, y: Array, *, epochs: int = 1, batch_size: int = 32, optimizer: SGD | None = None,
-        validation_data: tuple[Array, Array] | None = None, shuffle: bool = True, last_batch: str = "merge",
-        check_finite: bool = True,
+        self, x: Array, y: Array, *, epochs: int = 1, batch_size: int | Schedule = 32, optimizer: SGD | None = None,
+        validation_data: tuple[Array, Array] | None = None, shuffle: bool = True, callbacks: Sequence[Any] = (),
+        progress: bool | None = None, last_batch: str = "merge", sample_weight: Array | None = None,
+        class_weight: Mapping[int, float] | Array | str | None = None, check_finite: bool = True,
     ) -> History:
         """Train for some epochs.
 
@@ -241,15 +250,27 @@ class Sequential:
         x : ndarray (N, I) of float32, float64, an integer dtype or bool
             Converted to the network's dtype batch by batch, never as a whole; a memory-mapped array may be larger than memory.
         y : ndarray (N,) of integer labels for softmax_cross_entropy, else (N, K)
-        epochs, batch_size : int
+        epochs : int
+        batch_size : int or Schedule
+            Rows of a batch. A schedule from `fastnn.schedules`, per epoch, is rounded to whole rows.
         optimizer : SGD, optional
             None goes on with the one the network was trained with last, or starts with ``SGD()``.
         validation_data : (x, y), optional
             Evaluated after each epoch.
         shuffle : bool
             A new order of the rows for each epoch, from the network's generator.
+        callbacks : sequence of Callback or callable
+            See `fastnn.callbacks`.
+        progress : bool, optional
+            True shows how far it is, see `fastnn.callbacks.ProgressBar`.
         last_batch : {"merge", "drop", "keep"}
             What becomes of rows that fill no batch: part of the batch before, left out of this epoch, or a smaller batch.
+        sample_weight : ndarray (N,), optional
+            How much each row counts, >= 0. The loss of a batch is the weighted mean of its rows' losses, as in scikit-learn; a
+            row of weight 0 is seen by batch norm alone.
+        class_weight : dict, ndarray (K,) or "balanced", optional
+            The same for each class, for softmax_cross_entropy; a class that a dict leaves out has 1. "balanced" is
+            ``N / (classes * rows of the class)``. Multiplied with `sample_weight`.
         check_finite : bool
             Refuse a NaN or infinity in `x`, naming its row and column. It is found at the step that comes to it, and the
             network keeps its state after the steps before.
@@ -269,37 +290,71 @@ class Sequential:
         """
         x, y = self._data(x, y, "x", "y")
         epochs = _check.integer(epochs, "epochs", least=0)
-        starts = batch_starts(len(x), batch_size, last_batch)
-        self._enough_rows(starts)
-        shuffle = _check.flag(shuffle, "shuffle")
-        check_finite = _check.flag(check_finite, "check_finite")
-        validation = self._validation(validation_data)
-        history = History()
         optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
         self._check_optimizer(optimizer)
-        n_steps = len(starts) - 1
-        for _ in range(epochs):
-            started = time.perf_counter()
-            steps, order = self._step, None
-            if shuffle:
-                self._spare.bit_generator.state = self._rng.bit_generator.state
-            try:
-                if shuffle:
-                    order = self._spare.permutation(len(x))
-                loss = self._run(
-                    x, y, order, starts, optimizer=optimizer, moves_statistics=True, check_x=check_finite,
-                    at=f" of epoch {self._epoch + 1}")
-            finally:
-                # no call here, see `_run`
-                if shuffle and self._step != steps:
-                    self._rng, self._spare = self._spare, self._rng
-                if self._step == steps + n_steps:
-                    self._epoch += 1
-            record = {"epoch": self._epoch, "loss": loss, "lr": optimizer.lr, "seconds": time.perf_counter() - started}
-            if validation is not None:
-                record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
-            history.epochs.append(record)
+        began = self._trained[1] if optimizer is self._optimizer else 0
+        sizes = _batch_sizes(batch_size, began, epochs)
+        for size in dict.fromkeys(sizes):
+            starts = batch_starts(len(x), size, last_batch)
+            self._enough_rows(starts)
+        shuffle = _check.flag(shuffle, "shuffle")
+        check_finite = _check.flag(check_finite, "check_finite")
+        weights = self._weights(sample_weight, class_weight, y)
+        validation = self._validation(validation_data)
+        metrics = ["epoch", "loss", "lr", "seconds", "rows_per_second"]
+        if validation is not None:
+            metrics += ["val_loss"] if self.loss == "mean_squared_error" else ["val_loss", "val_accuracy"]
+        plateau = optimizer.lr if isinstance(optimizer.lr, ReduceOnPlateau) else None
+        if plateau is not None and plateau.monitor not in metrics:
+            raise _check.no_metric(plateau.monitor, metrics)
+        calls = Calls(callbacks, progress)
+        history = History()
+        run = Run(self, optimizer, history, epochs, len(x), tuple(metrics))
+        try:
+            for callback in calls.begin:
+                callback.on_fit_begin(run)
+            for i in range(epochs):
+                if run.stopped is not None:
+                    break
+                run.epoch, run.row = i + 1, 0
+                if len(sizes) > 1:
+                    starts = batch_starts(len(x), sizes[i], last_batch)
+                record = self._train_epoch(x, y, starts, optimizer, weights, shuffle, check_finite, run, calls)
+                if validation is not None:
+                    record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
+                history.epochs.append(record)
+                run.record = record
+                if plateau is not None:
+                    plateau.observe(record)
+                for callback in calls.epoch_end:
+                    callback.on_epoch_end(run)
+        except BaseException as error:
+            run.error = error
+            raise
+        finally:
+            history.stopped = run.stopped
+            for callback in calls.end:
+                callback.on_fit_end(run)
         return history
+
+    def averaged(self) -> Sequential:
+        """A network with the running average of the parameters that ``SGD(average=...)`` kept.
+
+        Its running statistics are those of this network, which belong to other parameters: with batch norm call
+        `refresh_statistics` on it.
+
+        Raises
+        ------
+        ValueError
+            If there is none: before the first step, or with an optimiser that keeps none.
+        """
+        if self._average is None or self._optimizer is None:
+            raise _check.no_average("SGD(average=...) keeps one from the first step on")
+        if self._trained[0] <= self._optimizer.average_from:
+            raise _check.no_average(f"it begins after average_from={self._optimizer.average_from} steps")
+        net = copy.deepcopy(self)
+        net._plan.parameters[...] = self._average
+        return net
 
     def predict(self, x: Array) -> Array:
         """Class labels for a cross-entropy loss, the outputs otherwise.
@@ -391,8 +446,28 @@ class Sequential:
     def _check_optimizer(self, optimizer: Any) -> None:
         """Refuse what cannot train this network."""
         _check.instance(optimizer, "optimizer", SGD, "a fastnn.SGD")
-        _check.coefficient(optimizer.lr, "lr", self.dtype)
+        if not isinstance(optimizer.lr, Schedule):
+            _check.coefficient(optimizer.lr, "lr", self.dtype)
         _check.coefficient(optimizer.weight_decay, "weight_decay", self.dtype)
+
+    def _rates(self, optimizer: SGD, n_steps: int) -> Array:
+        """The learning rates of the next steps, one for all or one for each."""
+        if not isinstance(optimizer.lr, Schedule):
+            return np.array([optimizer.lr])
+        steps, epochs = self._trained if optimizer is self._optimizer else (0, 0)
+        times = np.array([epochs]) if optimizer.lr.per == "epoch" else np.arange(steps, steps + n_steps)
+        lrs = np.require(optimizer.lr(times.astype(np.float64)), np.float64, ("C_CONTIGUOUS",))
+        for lr in (lrs.min(), lrs.max()):
+            _check.coefficient(float(lr), "lr", self.dtype)
+        return lrs
+
+    def _weights(self, sample_weight: Any, class_weight: Any, y: Array) -> Array | None:
+        """What each row counts, if not all are the same."""
+        weights = None if sample_weight is None else _check.sample_weight(sample_weight, len(y))
+        if class_weight is None:
+            return weights
+        of_class = _check.class_weight(class_weight, self.n_out, y if self.loss == "softmax_cross_entropy" else None)
+        return _check.sample_weight(of_class[y] if weights is None else weights * of_class[y], len(y))
 
     def _data(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array]:
         x = _check.rows(x, x_name, self.n_in)
@@ -460,50 +535,121 @@ class Sequential:
     def _threads(n_rows: int, n_weights: int) -> int:
         return get_num_threads() if n_rows * n_weights >= SHARED_WORK else 1
 
-    def _run(
-        self, x: Array, y: Array | None, order: Array | None, starts: Array, *, optimizer: SGD | None = None,
-        moves_statistics: bool = False, check_x: bool = False, at: str = "",
-    ) -> float:
-        """Train on the batches between `starts`; the mean loss of their rows. Without an optimiser only look.
+    def _train_epoch(
+        self, x: Array, y: Array, starts: Array, optimizer: SGD, weights: Array | None, shuffle: bool, check_finite: bool,
+        run: Run, calls: Calls,
+    ) -> dict[str, Any]:
+        """One epoch, or the part of it before a callback stops it; its record."""
+        n_steps = len(starts) - 1
+        lrs = self._rates(optimizer, n_steps)
+        started = time.perf_counter()
+        steps, epoch, order, sums = self._step, self._epoch + 1, None, np.zeros(5, np.float64)
+        taken = 0
+        if shuffle:
+            self._spare.bit_generator.state = self._rng.bit_generator.state
+        try:
+            if shuffle:
+                order = self._spare.permutation(len(x))
+            while taken < n_steps and run.stopped is None:
+                # up to the next step that a callback waits for
+                to = int(min(n_steps, taken + calls.next_step(run.step)))
+                self._run(
+                    x, y, order, starts[taken:to + 1], weights=weights, optimizer=optimizer,
+                    lrs=lrs if len(lrs) == 1 else lrs[taken:to], moves_statistics=True, check_x=check_finite, sums=sums,
+                    at=(taken, f" of epoch {epoch}"), run=run, calls=calls if calls.tick else None)
+                run.step += self._step - steps - taken
+                taken = self._step - steps
+                run.row = int(starts[taken] - starts[0])
+                if calls.step:
+                    calls.on_step(run)
+        finally:
+            # no call here, see `_run`
+            if shuffle and self._step != steps:
+                self._rng, self._spare = self._spare, self._rng
+            if self._step == steps + n_steps:
+                self._epoch += 1
+                self._trained = self._trained[0], self._trained[1] + 1
+        seconds = time.perf_counter() - started
+        weight = run.row
+        if weights is not None:
+            weight = weights[slice(run.row) if order is None else order[:run.row]].sum()
+        return {
+            "epoch": epoch, "loss": float(sums[0] + sums[1]) / weight if weight else 0.0,
+            "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds, "rows_per_second": run.row / seconds}
 
-        `at` says which epoch this is, in the words of an error.
+    def _run(
+        self, x: Array, y: Array | None, order: Array | None, starts: Array, *, weights: Array | None = None,
+        optimizer: SGD | None = None, lrs: Array | None = None, moves_statistics: bool = False, check_x: bool = False,
+        sums: Array | None = None, at: tuple[int, str] | None = None, run: Run | None = None, calls: Calls | None = None,
+    ) -> float:
+        """Train on the batches between `starts`; the loss of the last one. Without an optimiser only look.
+
+        `sums` goes on adding up losses; `at` says which step of which epoch is the first, in the words of an error.
         """
         plan = self._plan
         n = int(np.diff(starts).max())
         work = plan.workspace(n)
         n_threads = self._threads(n, plan.n_weights)
         sgd = optimizer or SGD()
-        velocity = None
+        velocity = average = average_snapshot = None
+        trained = (0, 0)
         if optimizer is not None:
-            velocity = self._velocity if optimizer is self._optimizer else None
+            if optimizer is self._optimizer:
+                velocity, average, trained = self._velocity, self._average, self._trained
             if velocity is None and optimizer.momentum:
                 velocity = aligned(plan.parameters.size, self.dtype)
+            if optimizer.average is None:
+                average = None
+            else:
+                average = aligned(plan.parameters.size, FLOAT64) if average is None else average
+                average_snapshot = plan.average_snapshot()
+        lrs = self._rates(sgd, len(starts) - 1) if lrs is None else lrs
         fused = optimizer is not None and optimizer.clip_norm is None
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot(velocity is not None)
         # an array of ints, which are had without a call
-        progress, sums, bad = array("q", [0] * 3), np.zeros(5, np.float64), np.zeros(2, np.intp)
+        progress, bad = array("q", [0] * 3), np.zeros(2, np.intp)
+        sums = np.zeros(5, np.float64) if sums is None else sums
         tuner = self._tuner if automatic() and n_threads > 1 else None
-        first_step, status = self._step, "out of time"
+        first_step, status, before = self._step, "out of time", run.step if run is not None else 0
         try:
             while status == "out of time":
                 status = STATUS[_train[self.dtype](
                     work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity,
-                    None if fused else plan.gradients, snapshot, x, y, order, starts, sgd.lr, sgd.momentum, sgd.nesterov,
-                    sgd.weight_decay, sgd.clip_norm or 0.0, fused, optimizer is not None, moves_statistics, check_x,
-                    self._mask_key, first_step, n_threads, tuner, PATIENCE, progress, sums, bad, self._profile)]
+                    None if fused else plan.gradients, snapshot, average, average_snapshot, x, y, order, weights, starts, lrs,
+                    sgd.momentum, sgd.nesterov, sgd.weight_decay, sgd.decay == "all", sgd.clip_norm or 0.0,
+                    1 - sgd.average if isinstance(sgd.average, float) else 0.0, trained[0] - sgd.average_from, fused,
+                    optimizer is not None, moves_statistics, check_x, self._mask_key, first_step, n_threads, tuner, PATIENCE,
+                    progress, sums, bad, self._profile)]
+                if run is not None and calls is not None and status == "out of time":
+                    run.step, run.row = before + progress[0], int(starts[progress[0]])
+                    calls.on_tick(run)
+                    run.step = before
+                    if run.stopped is not None:
+                        # the engine still has to look whether all is finite
+                        starts = starts[:progress[0] + 1]
         finally:
             # Ctrl-C strikes when a call returns, such as the one above; so there is none here, and each line is right by itself
             if moves_statistics:
                 self._step = first_step + progress[0]
             if optimizer is not None and progress[0]:
-                self._optimizer, self._velocity = optimizer, velocity
+                self._optimizer, self._velocity, self._average = optimizer, velocity, average
+                self._trained = trained[0] + progress[0], trained[1]
         if status != "done":
             row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
-            raise _check.stopped(
-                status, x, y, row, int(bad[1]), self.dtype, self.n_out, sums[4], f" at step {progress[0]}{at}" if at else "")
-        return float(sums[0] + sums[1]) / int(starts[-1] - starts[0])
+            where = "" if at is None else f" at step {at[0] + progress[0]}{at[1]}"
+            raise _check.stopped(status, x, y, row, int(bad[1]), self.dtype, self.n_out, sums[4], where)
+        return float(sums[4])
 
 
 def _one_batch(x: Array) -> Array:
     return np.array([0, len(x)], np.intp)
+
+
+def _batch_sizes(batch_size: Any, began: int, epochs: int) -> list[int]:
+    """The rows of a batch, one for all epochs or one for each; `began` epochs have been before."""
+    if not isinstance(batch_size, Schedule):
+        return [batch_size]
+    if batch_size.per != "epoch" or batch_size.state():
+        raise _check.wrong_kind(batch_size, "batch_size", "an integer or a schedule per epoch that depends on the time alone")
+    return [round(float(size)) for size in batch_size(np.arange(began, began + max(epochs, 1), dtype=np.float64))]

@@ -10,6 +10,7 @@ parameters            sum of n_in ld(n_out) over dense layers, and of ld(w) over
 statistics            sum of 2 ld(w) over batch norms
 velocity              as the parameters, with momentum
 gradients             as the parameters, with ``clip_norm`` (otherwise a gradient is used up in the cache, block by block)
+average               twice the parameters in float64 (and its snapshot), with ``average``
 snapshot              parameters, velocity and statistics once more: the last finite state, for a step that diverges
 buffers               n times: ld(n_in), for each dense layer and batch norm ld(w), for each dropout 2 ld(w), for each block (a
                       dense layer and what follows it) ld(w), and for an activation behind an activation ld(w)
@@ -21,7 +22,7 @@ and a few numbers for each feature and row beside; every thread has 1.6 MB of it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ OP = np.dtype(
     + [(name, np.float64) for name in ("eps", "momentum", "p")])
 BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width", "d", "ldd", "has_gradient")])
 
+FLOAT64 = np.dtype(np.float64)
 ALIGNMENT = 64
 INFERENCE_ROWS = 128            # that one thread takes through the whole network at a time
 INFERENCE_WORK = 1 << 30        # multiplications of one thread between two looks for Ctrl-C: some hundredths of a second
@@ -123,6 +125,7 @@ class Plan:
         self._inference: Inference | None = None
         self._snapshot: Array | None = None
         self._gradients: Array | None = None
+        self._average_snapshot: Array | None = None
 
     def views(self, flat: Array) -> dict[tuple[int, str], Array]:
         """The arrays of the parameters, by layer and name, in a flat array laid out like `parameters`."""
@@ -135,6 +138,13 @@ class Plan:
 
     def copies(self, flat: Array) -> dict[tuple[int, str], Array]:
         return {key: a.copy() for key, a in self.views(flat).items()}
+
+    def flat(self, arrays: Mapping[tuple[int, str], Array], dtype: np.dtype[Any]) -> Array:
+        """A flat array laid out like `parameters` that holds these: what `copies` gave."""
+        flat = aligned(self.parameters.size, dtype)
+        for key, a in self.views(flat).items():
+            a[...] = arrays[key]
+        return flat
 
     @property
     def gradients(self) -> Array:
@@ -150,6 +160,12 @@ class Plan:
             self._snapshot = aligned(size, self.dtype)
         return self._snapshot
 
+    def average_snapshot(self) -> Array:
+        """The same for the running average of the parameters."""
+        if self._average_snapshot is None:
+            self._average_snapshot = aligned(self.parameters.size, FLOAT64)
+        return self._average_snapshot
+
     def snapshot_size(self, velocity: bool) -> int:
         return self.parameters.size * (2 if velocity else 1) + self.statistics.size
 
@@ -161,10 +177,11 @@ class Plan:
             self._workspace = Workspace(n, ops, blocks, layout, aligned(size, np.dtype(np.uint8)))
         return self._workspace
 
-    def memory(self, n: int, velocity: bool, gradients: bool) -> int:
+    def memory(self, n: int, velocity: bool, gradients: bool, average: bool) -> int:
         """The bytes for training on batches of `n` rows: the formula at the top, with everything counted."""
         state = self.parameters.size * (1 + velocity + gradients) + self.statistics.size
-        return (state + self.snapshot_size(velocity)) * self.dtype.itemsize + self.buffers(n)[3]
+        averages = 2 * self.parameters.size * FLOAT64.itemsize if average else 0
+        return (state + self.snapshot_size(velocity)) * self.dtype.itemsize + averages + self.buffers(n)[3]
 
     def inference(self) -> Inference:
         """The plan for evaluation. Several threads may ask for it at once: then each makes one, and they are the same."""

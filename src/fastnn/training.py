@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -19,16 +21,35 @@ class History:
     ----------
     epochs : list of dict
         For each epoch ``epoch`` (counted from 1 over the life of the network), ``loss`` (the mean over its rows, each taken
-        before the update by its batch), ``lr``, ``seconds`` and, with validation data, ``val_loss`` and ``val_accuracy``.
+        before the update by its batch), ``lr`` (of its last step), ``seconds`` and ``rows_per_second`` (of the training alone)
+        and, with validation data, ``val_loss`` and ``val_accuracy``. An epoch that a callback cut short is there, too.
+    stopped : str or None
+        Why training ended before its time, if a callback ended it.
     """
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
+        self.stopped: str | None = None
 
     @property
     def loss(self) -> list[float]:
         """The mean loss of each epoch."""
         return [epoch["loss"] for epoch in self.epochs]
+
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Write a line for each epoch, below one with the names."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for epoch in self.epochs for name in epoch)))
+            writer.writeheader()
+            writer.writerows(self.epochs)
+
+    def to_frame(self) -> Any:
+        """A pandas.DataFrame with a row for each epoch; ImportError without pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise _check.missing("to_frame", "pandas", "pandas") from None
+        return pandas.DataFrame(self.epochs)
 
     def __repr__(self) -> str:
         last = f", {self.epochs[-1]}" if self.epochs else ""

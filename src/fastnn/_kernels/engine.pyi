@@ -7,7 +7,8 @@ LOSS_ROWS: int
 
 def train(
     ops: Any, blocks: Any, layout: Any, memory: Any, parameters: Any, statistics: Any, velocity: Any, gradients: Any, snapshot: Any,
-    x: Any, y: Any, order: Any, starts: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float, clip_norm: float,
+    average: Any, average_snapshot: Any, x: Any, y: Any, order: Any, weights: Any, starts: Any, lrs: Any, momentum: float,
+    nesterov: bool, weight_decay: float, decays_all: bool, clip_norm: float, average_rate: float, first_averaged: float,
     fused: bool, updates: bool, moves_statistics: bool, check_x: bool, key: int, first_step: int, n_threads: int, tuner: Any,
     patience: float, progress: Any, sums: Any, bad: Any, profile: Any,
 ) -> int: ...

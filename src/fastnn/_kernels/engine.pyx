@@ -15,7 +15,7 @@ backward by block.
 from cython cimport floating
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastnn._kernels.activation cimport backward_tile as activation_backward, forward_tile as activation_forward
 from fastnn._kernels.batchnorm cimport (
@@ -27,14 +27,14 @@ from fastnn._kernels.elementary cimport compensated
 from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, own_memory, vector_size
 from fastnn._kernels.loss cimport add, elementwise_tile, softmax_tile
 from fastnn._kernels.rows cimport Source, describe, expect_row, take_label, take_row
-from fastnn._kernels.sgd cimport LANES, squares_tile, update_tile
+from fastnn._kernels.sgd cimport LANES, average_tile, squares_tile, update_tile
 from fastnn._kernels.simd cimport simd_void
 from fastnn._kernels.team cimport join, leave, run, seconds
 
 cdef enum:
     DENSE, BATCHNORM, ACTIVATION, DROPOUT
     SOFTMAX, SIGMOID, SQUARED_ERROR
-    GATHER, FORWARD, LOSS, TOP, BACKWARD, UPDATE, INFER
+    GATHER, FORWARD, LOSS, TOP, BACKWARD, UPDATE, AVERAGE, INFER
     # how a run ended; OUT_OF_TIME means: look for Ctrl-C and go on. From NOT_FINITE_LOSS on the step must be undone.
     DONE, OUT_OF_TIME, NOT_FINITE_X, BAD_LABEL, NOT_FINITE_Y, NOT_FINITE_LOSS, NOT_FINITE_GRADIENT, NOT_FINITE_STATE
 
@@ -65,17 +65,23 @@ cdef struct Run:
     Py_ssize_t n_weights, n_parameters
     Py_ssize_t to_velocity, to_gradient
     bint has_velocity, fused, updates, moves_statistics
-    # a copy of it all to go back to: parameters, statistics, velocity
+    # the running average of the parameters and a copy of it to go back to, or NULL; and how the next step enters it
+    double* average
+    double* average_snapshot
+    double average_rate
+    # a copy of the rest to go back to: parameters, statistics, velocity
     char* statistics
     Py_ssize_t n_statistics
     char* snapshot
     # the data
     Source x, y
     const Py_ssize_t* order
+    const double* weights       # of the rows, or NULL
+    double weight               # of the batch: the sum of its rows', or their number
     Py_ssize_t n_order, start, n
     # the optimiser
     double lr, momentum, weight_decay, clip_norm
-    bint nesterov
+    bint nesterov, decays_all
     # the dropout
     uint64_t key, step
     # the phase
@@ -207,6 +213,20 @@ cdef void forward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t j, 
         spent(r, worker, 4 * o, since)
 
 
+cdef inline double row_weight(const Run* r, Py_ssize_t i) noexcept nogil:
+    return r.weights[r.order[r.start + i] if r.order != NULL else r.start + i]
+
+
+cdef inline void loss_tile(
+    const floating* any, const Run* r, const floating* z, Py_ssize_t ldz, const Py_ssize_t* labels, const floating* t, Py_ssize_t n,
+    double scale, floating* d, Py_ssize_t ldd, double* total,
+) noexcept nogil:
+    if r.loss_kind == SOFTMAX:
+        softmax_tile(z, ldz, n, r.n_out, labels, scale, d, ldd, total)
+    else:
+        elementwise_tile(r.loss_kind == SIGMOID, z, ldz, t, r.ldt, n, r.n_out, scale, d, ldd, total)
+
+
 cdef void loss(const floating* any, Run* r, Py_ssize_t tile, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     # rows first to last; their sum goes to the place of the tile
     cdef const Block* block = &r.blocks[r.n_blocks - 1]
@@ -215,12 +235,24 @@ cdef void loss(const floating* any, Run* r, Py_ssize_t tile, Py_ssize_t first, P
     cdef floating* z = at(any, r, op.y) + first * op.ldy
     cdef floating* d = at(any, r, block.d) + first * block.ldd
     cdef floating* t = at(any, r, r.targets) + first * r.ldt
+    cdef Py_ssize_t* labels = <Py_ssize_t*>(r.memory + r.labels) + first
+    cdef Py_ssize_t i, n = last - first
+    cdef double[2] of_row
+    cdef double weight
     total[0] = total[1] = 0
-    if r.loss_kind == SOFTMAX:
-        softmax_tile(z, op.ldy, last - first, r.n_out, <Py_ssize_t*>(r.memory + r.labels) + first, r.scale, d, block.ldd, total)
-    else:
-        elementwise_tile(
-            r.loss_kind == SIGMOID, z, op.ldy, t, r.ldt, last - first, r.n_out, r.scale, d, block.ldd, total)
+    if r.weights == NULL:
+        loss_tile(any, r, z, op.ldy, labels, t, n, r.scale, d, block.ldd, total)
+        return
+    # row by row, each with a scale of its own; a row of weight 0 is as if it were not there
+    for i in range(n):
+        weight = row_weight(r, first + i)
+        if weight == 0:
+            memset(d + i * block.ldd, 0, r.n_out * sizeof(floating))
+            continue
+        of_row[0] = of_row[1] = 0
+        loss_tile(any, r, z + i * op.ldy, op.ldy, labels + i, t + i * r.ldt, 1, weight * r.scale, d + i * block.ldd, block.ldd, of_row)
+        add(total, weight * of_row[0])
+        total[1] += weight * of_row[1]
 
 
 cdef void step_down(
@@ -230,7 +262,7 @@ cdef void step_down(
     # the update of a block of parameters by its gradient
     cdef floating* velocity = <floating*>(<char*>param + r.to_velocity) if r.has_velocity else NULL
     update_tile(factors, grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov,
-                <floating>(r.weight_decay if decays else 0), velocity, param, ldp)
+                <floating>(r.weight_decay if decays or r.decays_all else 0), velocity, param, ldp)
 
 
 cdef void backward_ops(
@@ -393,6 +425,8 @@ cdef void tile(const floating* any, Run* r, Py_ssize_t t, Py_ssize_t worker) noe
         backward(any, r, worker, first, last)
     elif r.phase == UPDATE:
         update_flat(any, r, first, min(last, r.n_parameters))
+    elif r.phase == AVERAGE:
+        average_tile(<floating*>r.parameters + first, min(last, r.n_parameters) - first, r.average_rate, r.average + first)
     else:
         infer(any, r, worker, first, min(last, r.n))
 
@@ -444,7 +478,7 @@ cdef double gradient_norm(const floating* any, const Run* r) noexcept nogil:
 cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad) noexcept nogil:
     # one batch: rows start to start + n
     cdef Py_ssize_t b, i, rows
-    cdef double norm
+    cdef double norm, terms
     cdef double[2] total = [0, 0]
     cdef floating* g
     cdef const Block* last = &r.blocks[r.n_blocks - 1]
@@ -465,12 +499,18 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
 
     # the tiles of the loss depend on the shape alone: their sums are rounded
     rows = max(1, LOSS_NUMBERS // r.n_out)
-    r.scale = 1.0 / r.n if r.loss_kind == SOFTMAX else 1.0 / (<double>r.n * r.n_out)
+    r.weight = r.n
+    if r.weights != NULL:
+        r.weight = 0
+        for i in range(r.n):
+            r.weight += row_weight(r, i)
+    terms = r.weight if r.loss_kind == SOFTMAX else r.weight * r.n_out
+    r.scale = 1 / terms if terms > 0 else 0
     phase(any, r, LOSS, r.n, rows)
     for i in range(divide_up(r.n, rows)):
         add(total, (<double*>(r.memory + r.partials))[2 * i])
         total[1] += (<double*>(r.memory + r.partials))[2 * i + 1]
-    loss_of_step[0] = compensated(total[0], total[1]) / (r.n if r.loss_kind == SOFTMAX else <double>r.n * r.n_out)
+    loss_of_step[0] = compensated(total[0], total[1]) / terms if terms > 0 else 0
     if r.updates and not isfinite(loss_of_step[0]):
         return NOT_FINITE_LOSS
 
@@ -489,6 +529,8 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
             for i in range(r.n_parameters):
                 g[i] = g[i] * shrink
         phase(any, r, UPDATE, r.n_parameters, FLAT)
+    if r.average != NULL and r.average_rate > 0:
+        phase(any, r, AVERAGE, r.n_parameters, FLAT)
     return DONE
 
 
@@ -517,6 +559,7 @@ cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogi
     # to the snapshot, or back from it
     cdef char* places[3]
     cdef Py_ssize_t sizes[3]
+    cdef Py_ssize_t average = r.n_parameters * sizeof(double)
     cdef char* snapshot = r.snapshot
     cdef int i
     places[:] = [r.parameters, r.statistics, r.parameters + r.to_velocity]
@@ -526,6 +569,8 @@ cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogi
             # (without statistics their place is NULL)
             memcpy(places[i] if back else snapshot, snapshot if back else places[i], sizes[i] * sizeof(floating))
         snapshot += sizes[i] * <Py_ssize_t>sizeof(floating)
+    if r.average != NULL:
+        memcpy(r.average if back else r.average_snapshot, r.average_snapshot if back else r.average, average)
 
 
 # How many threads a run should have is measured while it trains: some steps with one, some with all, turn and turn about; then
@@ -576,12 +621,14 @@ cdef enum:
 
 
 cdef int train_steps(
-    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, Py_ssize_t n_threads, Tuner* tuner, double patience,
+    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, const double* lrs, bint several_lrs,
+    double average_rate, double first_averaged, Py_ssize_t n_threads, Tuner* tuner, double patience,
     Py_ssize_t* progress, double* sums, Py_ssize_t* bad,
 ) noexcept nogil:
     # A step that leads to a number that is not finite is undone: back to the snapshot, and from there the same steps again, each with
     # a look at the state, up to the last good one.
     cdef uint64_t first_step = r.step
+    cdef double averaged
     cdef double now = seconds(), since, deadline = now + patience
     cdef Py_ssize_t position = progress[POSITION]
     cdef bint careful = progress[CAREFUL]
@@ -599,6 +646,11 @@ cdef int train_steps(
         r.n = starts[position + 1] - r.start
         r.step = first_step + position
         r.n_threads = threads_now(tuner, n_threads) if tuner != NULL else n_threads
+        r.lr = lrs[position] if several_lrs else lrs[0]
+        if r.average != NULL:
+            # the mean of the first steps, and then the last ones with weights that fall off exponentially
+            averaged = first_averaged + position
+            r.average_rate = max(average_rate, 1 / (averaged + 1)) if averaged >= 0 else 0
         status = step(any, r, &sums[LAST], bad)
         if status == DONE and careful and not is_finite(any, r):
             status = NOT_FINITE_STATE
@@ -608,7 +660,7 @@ cdef int train_steps(
             elif r.updates and not is_finite(any, r):
                 status = NOT_FINITE_STATE
             break
-        add(&sums[TOTAL], sums[LAST] * r.n)
+        add(&sums[TOTAL], sums[LAST] * r.weight)
         position += 1
         progress[POSITION] = position
         since = now
@@ -634,8 +686,10 @@ def train(
     const Op[::1] ops not None, const Block[::1] blocks not None, const int64_t[::1] layout not None,
     unsigned char[::1] memory not None,
     floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] gradients,
-    floating[::1] snapshot, x, y, const Py_ssize_t[::1] order, const Py_ssize_t[::1] starts not None,
-    double lr, double momentum, bint nesterov, double weight_decay, double clip_norm, bint fused, bint updates,
+    floating[::1] snapshot, double[::1] average, double[::1] average_snapshot, x, y, const Py_ssize_t[::1] order,
+    const double[::1] weights, const Py_ssize_t[::1] starts not None, const double[::1] lrs not None,
+    double momentum, bint nesterov, double weight_decay, bint decays_all, double clip_norm, double average_rate,
+    double first_averaged, bint fused, bint updates,
     bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads, double[::1] tuner,
     double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None, Py_ssize_t[::1] bad not None, double[:, ::1] profile,
 ):
@@ -668,9 +722,13 @@ def train(
         r.y.base = NULL
     else:
         r.y = describe(y, True)
+    r.average = &average[0] if average is not None else NULL
+    r.average_snapshot = &average_snapshot[0] if average_snapshot is not None else NULL
+    r.weights = &weights[0] if weights is not None else NULL
     r.order = &order[0] if order is not None else NULL
     r.n_order = order.shape[0] if order is not None else 0
-    r.lr, r.momentum, r.nesterov, r.weight_decay, r.clip_norm = lr, momentum, nesterov, weight_decay, clip_norm
+    r.momentum, r.nesterov, r.weight_decay, r.clip_norm = momentum, nesterov, weight_decay, clip_norm
+    r.decays_all = decays_all
     r.key, r.step = key, first_step
     r.profile = &profile[0, 0] if profile is not None else NULL
     r.n_places = profile.shape[1] if profile is not None else 0
@@ -678,7 +736,8 @@ def train(
     with nogil:
         got = join(n_threads)
         status = train_steps(
-            any, &r, &starts[0], starts.shape[0] - 1, got, <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL,
+            any, &r, &starts[0], starts.shape[0] - 1, &lrs[0], lrs.shape[0] > 1, average_rate, first_averaged, got,
+            <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL,
             patience, &progress[0], &sums[0], &bad[0])
         leave(got)
     return status

@@ -12,3 +12,5 @@ cdef simd_void update_tile(
     floating* velocity, floating* param, Py_ssize_t ldp) noexcept nogil
 
 cdef simd_void squares_tile(const floating* x, Py_ssize_t n, double* sums) noexcept nogil
+
+cdef simd_void average_tile(const floating* param, Py_ssize_t n, double rate, double* average) noexcept nogil

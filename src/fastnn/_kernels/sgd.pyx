@@ -1,4 +1,4 @@
-"""The SGD update: one pass over gradient, velocity and parameter; and the norm that clipping needs."""
+"""The SGD update: one pass over gradient, velocity and parameter; the norm that clipping needs; the average of parameters."""
 
 from cython cimport floating
 
@@ -59,6 +59,18 @@ cdef simd_void squares_tile(
         x += LANES
     for l in range(n % LANES):
         sums[l] += <double>x[l] * x[l]
+
+
+cdef simd_void average_tile(
+    const floating* param, Py_ssize_t n,        # IN (n,)
+    double rate,
+    double* average,                            # IN OUT (n,)
+) noexcept nogil:
+    cdef Py_ssize_t i
+
+    # average += rate * (param - average), in float64: after many steps the rate is small beside the rounding of float32
+    for i in range(n):
+        average[i] += rate * (param[i] - average[i])
 
 
 cdef void update_part(const floating* any, Call* c, Py_ssize_t first) noexcept nogil:
