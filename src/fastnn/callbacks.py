@@ -120,6 +120,7 @@ class Calls:
             for name in ("on_fit_begin", "on_step", "on_tick", "on_epoch_end", "on_fit_end"))
         for callback in self.step:
             _check.integer(callback.every, "every", least=1)
+        self.ticked = time.perf_counter()
 
     def next_step(self, step: int) -> float:
         """The next step that an `on_step` waits for."""
@@ -131,6 +132,7 @@ class Calls:
                 callback.on_step(run)
 
     def on_tick(self, run: Run) -> None:
+        self.ticked = time.perf_counter()
         for callback in self.tick:
             callback.on_tick(run)
 

@@ -552,7 +552,7 @@ class Sequential:
                 order = self._spare.permutation(len(x))
             while taken < n_steps and run.stopped is None:
                 # up to the next step that a callback waits for
-                to = int(min(n_steps, taken + calls.next_step(run.step)))
+                to = int(min(n_steps, taken + calls.next_step(run.step) - run.step))
                 self._run(
                     x, y, order, starts[taken:to + 1], weights=weights, optimizer=optimizer,
                     lrs=lrs if len(lrs) == 1 else lrs[taken:to], moves_statistics=True, check_x=check_finite, sums=sums,
@@ -560,8 +560,9 @@ class Sequential:
                 run.step += self._step - steps - taken
                 taken = self._step - steps
                 run.row = int(starts[taken] - starts[0])
-                if calls.step:
-                    calls.on_step(run)
+                calls.on_step(run)
+                if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
+                    calls.on_tick(run)
         finally:
             # no call here, see `_run`
             if shuffle and self._step != steps:
