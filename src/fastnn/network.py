@@ -335,6 +335,7 @@ class Sequential:
             history.stopped = run.stopped
             for callback in calls.end:
                 callback.on_fit_end(run)
+            run.error = None    # which holds on to this frame, and so to the data
         return history
 
     def averaged(self) -> Sequential:
@@ -396,7 +397,10 @@ class Sequential:
     # ----------------------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters and running statistics, by ``"<layer index>.<name>"``."""
+        """Copies of all parameters and running statistics, by ``"<layer index>.<name>"``.
+
+        While another thread trains the network they may belong to several steps.
+        """
         return {name: a.copy() for name, a in self._state()}
 
     @alone
