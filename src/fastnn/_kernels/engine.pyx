@@ -26,7 +26,7 @@ from fastnn._kernels.dropout cimport mask_tile, scale_tile
 from fastnn._kernels.elementary cimport compensated
 from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, own_memory, vector_size
 from fastnn._kernels.loss cimport add, elementwise_tile, softmax_tile
-from fastnn._kernels.rows cimport Source, describe, expect_row, take_label, take_row
+from fastnn._kernels.rows cimport Source, describe, expect_row, take_row
 from fastnn._kernels.sgd cimport LANES, average_tile, squares_tile, update_tile
 from fastnn._kernels.simd cimport simd_void
 from fastnn._kernels.team cimport join, leave, run, seconds
@@ -166,7 +166,8 @@ cdef void gather(const floating* any, Run* r, Py_ssize_t first, Py_ssize_t last)
         if r.y.base == NULL:
             continue
         if r.loss_kind == SOFTMAX:
-            label = take_label(&r.y, row)
+            # checked and contiguous before the run, but another thread may have written them since
+            label = (<const Py_ssize_t*>r.y.base)[row]
             if <uint64_t>label >= <uint64_t>r.n_out:
                 r.bad[2 * i + 1] = 0
                 label = 0

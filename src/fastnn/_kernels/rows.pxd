@@ -1,5 +1,4 @@
 from cython cimport floating
-from libc.stdint cimport int64_t
 
 # Where rows come from: any array of numbers, described by its address and its strides in bytes.
 cdef struct Source:
@@ -13,9 +12,6 @@ cdef struct Source:
 
 # out = row `row` of the source, converted; d elements. Returns the first column that is not finite, or -1.
 cdef Py_ssize_t take_row(const Source* source, Py_ssize_t row, Py_ssize_t d, floating* out) noexcept nogil
-
-# element `row` of a one-dimensional integer source; -1 for what is beyond int64
-cdef int64_t take_label(const Source* source, Py_ssize_t row) noexcept nogil
 
 # the description of an array whose last dimension is the columns; its kind is one of KINDS
 cdef Source describe(array, bint checked)

@@ -107,30 +107,6 @@ cdef void expect_row(const Source* source, Py_ssize_t row, Py_ssize_t d) noexcep
             FASTNN_PREFETCH(x + i * LINE)
 
 
-cdef int64_t take_label(const Source* source, Py_ssize_t row) noexcept nogil:
-    cdef int64_t straight[1]
-    cdef const char* x = source.base + row * source.row_stride
-    if source.swapped or <size_t>x % source.size != 0:
-        straighten(source, x, 1, <char*>straight)
-        x = <char*>straight
-    if source.kind == INT8:
-        return (<const int8_t*>x)[0]
-    if source.kind == INT16:
-        return (<const int16_t*>x)[0]
-    if source.kind == INT32:
-        return (<const int32_t*>x)[0]
-    if source.kind == INT64:
-        return (<const int64_t*>x)[0]
-    if source.kind == UINT8:
-        return (<const uint8_t*>x)[0]
-    if source.kind == UINT16:
-        return (<const uint16_t*>x)[0]
-    if source.kind == UINT32:
-        return (<const uint32_t*>x)[0]
-    # beyond int64 the same bits are a negative number
-    return max((<const int64_t*>x)[0], -1)
-
-
 cdef Source describe(array, bint checked):
     cdef Source source
     dtype = array.dtype
