@@ -48,7 +48,7 @@ def digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise BenchError("accuracy: its digits come with scikit-learn: install it, or give --mnist DIR") from None
+        raise BenchError("the digits come with scikit-learn: install it, or give --mnist DIR") from None
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(x))
