@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from bench import BenchError, data
 
 # colours that the colour-blind can tell apart (Okabe & Ito), and greys
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
+SHADES = ("#9ecae1", "#6baed6", "#3182bd", "#08519c", "#021f45")    # of blue, for what has an order
 INK, FAINT = "#333333", "#d8d8d8"
 INCHES = 8.0    # the width of a picture: 800 pixels
 
@@ -134,12 +136,16 @@ def picture(name: str, options: Options, draw: Callable[[Any], None], height: fl
         print("\nno picture: it needs matplotlib: pip install 'fastnn[plots]'")
         return None
     from matplotlib.figure import Figure
+    from PIL import Image
 
     figure = Figure(figsize=(INCHES, height), dpi=100, layout="constrained")
     draw(figure)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{name}.png"
-    figure.savefig(path)
+    # lines and letters need no more than a palette, which makes the file a third as large
+    content = io.BytesIO()
+    figure.savefig(content)
+    Image.open(content).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"\npicture: {path}")
     return path
 
