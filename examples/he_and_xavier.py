@@ -108,16 +108,26 @@ def best(runs: Sequence[Run], name: str, depth: int) -> Run:
 
 
 def race_claims(runs: Sequence[Run]) -> list[Claim]:
-    """The accuracy of the best run of each start and depth."""
+    """The accuracy of the best run of each start and depth, and how long the loss stays at that of guessing."""
     claims = []
     for depth in dict.fromkeys(run.depth for run in runs):
-        for name in COLOURS:
-            run = best(runs, name, depth)
-            learns = name == "he_normal" or depth == LESS_DEEP
-            label = f"{name}, {depth} layers, lr {run.lr:g}: test accuracy"
-            claims.append(
-                Claim(label, run.accuracy, "learns", low=0.9) if learns else Claim(label, run.accuracy, "does not learn", high=0.2))
+        he, xavier = (best(runs, name, depth) for name in COLOURS)
+        claims += [
+            Claim(f"{depth} layers, He, lr {he.lr:g}: test accuracy", he.accuracy, "learns", low=0.9),
+            Claim(f"{depth} layers, Xavier, lr {xavier.lr:g}: test accuracy", xavier.accuracy,
+                  "does not learn" if depth == DEEP else "learns"),
+        ]
+        if depth == DEEP:
+            claims.append(Claim(f"{depth} layers: He's accuracy less Xavier's", he.accuracy - xavier.accuracy, "> 0", low=0.3))
+        claims += [
+            Claim(f"{depth} layers, {label}: steps to a loss below 2", waiting(run)) for label, run in (("He", he), ("Xavier", xavier))
+        ]
     return claims
+
+
+def waiting(run: Run) -> float:
+    """Steps until the loss of a chunk is below 2, where guessing has log(10) = 2.30."""
+    return next((CHUNK * i for i, loss in enumerate(run.losses, 1) if loss < 2), math.inf)
 
 
 def draw(figure: Any, sizes: dict[str, list[float]], runs: Sequence[Run]) -> None:
@@ -126,8 +136,8 @@ def draw(figure: Any, sizes: dict[str, list[float]], runs: Sequence[Run]) -> Non
     first, *panels = figure.subplots(1, 1 + len(depths))
     for name, colour in COLOURS.items():
         first.plot(range(1, DEEP + 1), sizes[name], color=colour, label=name)
-    first.plot(
-        range(1, DEEP + 1), math.sqrt(0.5) ** np.arange(DEEP), "--", color=common.INK, linewidth=0.8, label="$2^{-(layer - 1) / 2}$")
+    theory = math.sqrt(0.5) ** np.arange(DEEP)
+    first.plot(range(1, DEEP + 1), theory, "--", color=common.INK, linewidth=0.8, label="$2^{-(layer - 1) / 2}$")
     first.set_yscale("log")
     common.frame(first, title="signal at the start", xlabel="layer", ylabel="rms of the outputs / layer 1")
     first.legend(fontsize=8, frameon=False)
@@ -137,9 +147,9 @@ def draw(figure: Any, sizes: dict[str, list[float]], runs: Sequence[Run]) -> Non
             panel.plot(
                 np.arange(1, len(run.losses) + 1) * CHUNK, run.losses, color=COLOURS[run.name], alpha=1 if leads else 0.3,
                 label=f"{run.name}, lr {run.lr:g}" if leads else None)
-        panel.set_ylim(0, 2.6)
+        panel.set_ylim(0, 3.2)
         common.frame(panel, title=f"{depth} layers", xlabel="step", ylabel="training loss" if depth == DEEP else "")
-        panel.legend(fontsize=8, frameon=False)
+        panel.legend(fontsize=8, frameon=False, loc="upper right", title="faint: the other rates", title_fontsize=8)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

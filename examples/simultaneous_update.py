@@ -99,7 +99,7 @@ def change_of_output(w: float, layer: int, factor: float, seed: int) -> tuple[fl
     x, _ = rows(seed)
     chain = net(w)
     y = chain.forward(x, training=True)
-    chain.layers[layer].weight *= factor
+    chain.layers[layer].parameters["weight"] *= factor
     scaled = chain.forward(x, training=True)
     size = np.abs(y).max()
     return float(np.abs(scaled - y).max() / size), float(np.abs(scaled + y).max() / size)
@@ -163,7 +163,7 @@ def draw(figure: Any, seed: int) -> None:
     drops.set_yscale("log")
     diverges = ws[np.argmax(plain[:, 2] < 0)]
     drops.annotate(
-        f"from w = {diverges:.2f} on\ny becomes larger", (diverges, 1e-5), (1.22, 1e-6), fontsize=8, color=common.ORANGE, ha="center",
+        f"from w = {diverges:.2f} on\ny grows", (diverges, 1e-5), (1.22, 1e-6), fontsize=8, ha="center", color=common.ORANGE,
         arrowprops={"arrowstyle": "->", "color": common.ORANGE})
     common.frame(drops, xlabel="every weight w", ylabel=f"drop by one step, lr {EPS:g}")
     ratios.plot(ws, plain[:, 3], color=common.ORANGE, label="chain of 20 weights")

@@ -1,8 +1,8 @@
 """Units that start equal stay equal: initial weights have to differ, and drawing them at random is the cheap way.
 
-Goodfellow et al. (section 8.4): hidden units with the same inputs and the same initial weights get the same gradient for ever, so
-a layer of 32 of them is worth one. From zeros a net without batch norm does not even start: neither the hidden weights nor those
-of the output get a gradient, only the output's bias does, which learns how frequent the classes are.
+Goodfellow et al. (section 8.4): hidden units with the same inputs and the same initial weights get the same gradient for ever,
+so a layer of 32 of them is worth one. From zeros a net without batch norm does not even start: neither the hidden weights nor
+those of the output get a gradient, only the output's bias does, which learns how frequent the classes are.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def claims(results: dict[str, Outcome], dataset: str) -> list[Claim]:
     return [
         Claim("constant: largest difference between two units", constant.spread, 0.0, high=1e-6),
         Claim("constant: largest change of a hidden weight", constant.moved, "> 0", low=1e-3),
-        Claim("constant: test accuracy", constant.accuracy, "that of one unit", high=0.4),
+        Claim("constant: test accuracy", constant.accuracy, "that of one unit", high=0.5),
         Claim("zeros: largest change of a hidden weight", zeros.moved, 0.0, 0.0, 0.0),
         Claim("zeros: number of classes predicted", zeros.predicted, 1, 1, 1),
         Claim("zeros: test accuracy", zeros.accuracy, source, majority or 0.0, majority or 0.15),
