@@ -108,20 +108,20 @@ def best(runs: Sequence[Run], name: str, depth: int) -> Run:
 
 
 def race_claims(runs: Sequence[Run]) -> list[Claim]:
-    """The accuracy of the best run of each start and depth, and how long the loss stays at that of guessing."""
+    """The accuracy of the best run of each start and depth, and how long its loss stays at that of guessing."""
     claims = []
     for depth in dict.fromkeys(run.depth for run in runs):
         he, xavier = (best(runs, name, depth) for name in COLOURS)
+        source = "does not learn" if depth == DEEP else "learns"
         claims += [
             Claim(f"{depth} layers, He, lr {he.lr:g}: test accuracy", he.accuracy, "learns", low=0.9),
-            Claim(f"{depth} layers, Xavier, lr {xavier.lr:g}: test accuracy", xavier.accuracy,
-                  "does not learn" if depth == DEEP else "learns"),
+            Claim(f"{depth} layers, Xavier, lr {xavier.lr:g}: test accuracy", xavier.accuracy, source),
+            Claim(f"{depth} layers, He: steps until the loss is below 2", waiting(he)),
+            Claim(f"{depth} layers, Xavier: steps until the loss is below 2", waiting(xavier)),
         ]
         if depth == DEEP:
-            claims.append(Claim(f"{depth} layers: He's accuracy less Xavier's", he.accuracy - xavier.accuracy, "> 0", low=0.3))
-        claims += [
-            Claim(f"{depth} layers, {label}: steps to a loss below 2", waiting(run)) for label, run in (("He", he), ("Xavier", xavier))
-        ]
+            lead = he.accuracy - xavier.accuracy
+            claims.append(Claim(f"{depth} layers: accuracy with He less that with Xavier", lead, "> 0", low=0.3))
     return claims
 
 
