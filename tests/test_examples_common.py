@@ -11,8 +11,10 @@ import pytest
 from examples import common
 from examples.common import Claim
 
-QUICK = ["jacobian_singular_values", "simultaneous_update"]
-SLOW = ["activations_by_depth", "glorot_figures", "he_and_xavier", "momentum_and_schedule", "symmetry_breaking"]
+QUICK = ("jacobian_singular_values", "simultaneous_update")
+SLOW = ("activations_by_depth", "glorot_figures", "he_and_xavier", "limits_of_batch_norm", "momentum_and_schedule",
+        "symmetry_breaking")
+NEED_DIGITS = ("he_and_xavier", "limits_of_batch_norm", "symmetry_breaking")
 
 
 def options(mnist: Path | None = None, out: Path = Path()) -> common.Options:
@@ -21,7 +23,7 @@ def options(mnist: Path | None = None, out: Path = Path()) -> common.Options:
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_prints_and_draws(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if name in ("he_and_xavier", "symmetry_breaking"):
+    if name in NEED_DIGITS:
         pytest.importorskip("sklearn")
     out = tmp_path / "new"
     import_module(f"examples.{name}").main(["--quick", "--seed", "1", "--out", str(out)])
