@@ -199,7 +199,7 @@ def draw(figure: Any, seed: int, looks: Sequence[int], accuracies: dict[str, lis
     growth.legend(fontsize=8, frameon=False)
     for name, (_, _, colour) in CONTENDERS.items():
         curves.plot(looks, accuracies[name], color=colour, label=name, linewidth=1.2)
-    curves.set_ylim(0.85, 1)
+    curves.set_ylim(0.7, 1)
     common.frame(curves, xlabel="step", ylabel="test accuracy")
     curves.legend(fontsize=8, frameon=False, loc="lower right")
 
