@@ -140,7 +140,7 @@ def test_a_folded_network_refuses_to_be_trained(make):
         for call in (
             lambda net: net.fit(x, y), lambda net: net.fit(x, y, epochs=0), lambda net: net.train_step(x, y, fnn.SGD()),
             lambda net: net.loss_and_gradients(x, y), lambda net: net.forward(x, training=True),
-            lambda net: net.refresh_statistics(x),
+            lambda net: net.refresh_statistics(x), lambda net: fnn.init.lsuv(net, x),
         ):
             with pytest.raises(RuntimeError, match=r"inference only.*fold_batchnorm"):
                 call(again)
@@ -158,6 +158,13 @@ def test_nothing_to_fold_is_nothing_lost():
     assert_same_bits(folded.forward(x), net.forward(x), "outputs")
     folded.fit(x, y)
     assert_same_bits(list(net.state_dict().values()), list(before.values()), "memory of its own")
+
+
+def test_equal_units_are_folded_without_a_word():
+    """The constructor warns of them; the warning of a folded network would be an error here."""
+    net = Sequential([Dense(3, 4), BatchNorm(4), Dense(4, 2)], seed=0)
+    net.layers[0].weight = np.ones((3, 4))
+    net.fold_batchnorm()
 
 
 def test_weights_too_large_are_refused():

@@ -110,6 +110,12 @@ def non_negative_entries(a: Array, name: str) -> None:
         raise ValueError(f"{name}: expected entries >= 0, got {a[at]} at index {at}")
 
 
+def all_finite(a: Array, name: str) -> None:
+    if not np.isfinite(a).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        raise ValueError(f"{name}: expected finite numbers, got {a[at]} at {at}")
+
+
 def at_least_one_column(x: Array, name: str) -> None:
     if x.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one column, got shape {x.shape}")
@@ -573,6 +579,18 @@ def inference_only() -> RuntimeError:
     return RuntimeError(
         "the network is for inference only: fold_batchnorm took batch norms or dropouts that its training would need; "
         "train the network it was made of")
+
+
+def no_output_bias(layer: Any) -> ValueError:
+    return ValueError(f"net: expected a Dense with a bias as the last layer, got {layer!r}")
+
+
+def not_of_full_rank(name: str) -> ValueError:
+    return ValueError(f"{name}: expected weights of full rank, as a random init gives them, to make them orthonormal")
+
+
+def no_variance(name: str, variance: float) -> ValueError:
+    return ValueError(f"{name}: expected outputs with a variance > 0 that weights can be scaled by, got variance {variance}")
 
 
 def finite_statistics(a: Array, name: str, statistic: str) -> None:

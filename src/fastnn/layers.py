@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import _check, init
+from fastnn import _check, initialisers
 from fastnn.activation import KINDS
 
 Array = np.ndarray
@@ -144,7 +144,7 @@ class Dense(Layer):
         if isinstance(self.init, np.ndarray):
             weight[...] = self.init
         else:
-            function = getattr(init, self.init) if isinstance(self.init, str) else self.init
+            function = getattr(initialisers, self.init) if isinstance(self.init, str) else self.init
             weight[...] = _check.array_of_shape(function(shape, rng=rng, dtype=weight.dtype), "init", shape)
 
 

@@ -6,13 +6,14 @@ import copy
 import functools
 import itertools
 import time
+import warnings
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from fastnn import _check, folding, statistics
+from fastnn import _check, folding, statistics, symmetry
 from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
 from fastnn.callbacks import Calls, Run
@@ -86,6 +87,11 @@ class Sequential:
     inference_only : bool
         Whether it is what `fold_batchnorm` made and cannot be trained.
 
+    Warns
+    -----
+    UserWarning
+        If hidden units start equal by their `init`: see `fastnn.init.equal_units`.
+
     Notes
     -----
     A network can be copied, by `copy.copy` or `copy.deepcopy`, and pickled. The copy has memory of its own and trains on as the
@@ -128,6 +134,8 @@ class Sequential:
             self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype, owner)
             for layer in self.layers:
                 layer.initialise(rng)
+            if text := symmetry.warning(self.layers):
+                warnings.warn(text, stacklevel=2)
         except BaseException:
             # all layers at once, and without a call that Ctrl-C might strike
             owner.keeps = False
