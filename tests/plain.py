@@ -41,6 +41,16 @@ class Plain:
         _mask[mask.dtype](self.key, self.steps, i, self.layers[i].p, 0, 0, mask)
         return self.converted(mask)
 
+    def normalised(self, i: int, x: Array) -> tuple[Array, Array, Array]:
+        """A group of rows in training mode."""
+        layer = self.layers[i]
+        own = self.own(i, "gamma", "beta", "running_mean", "running_var")
+        before = own[3].copy()
+        out, mean, rstd = self.ops.batchnorm_forward(x, *own, momentum=layer.momentum, eps=layer.eps)
+        if layer.running_var_ddof == 0:
+            own[3][...] = (1 - layer.momentum) * before + layer.momentum * np.mean((x - mean)**2, axis=0)
+        return out, mean, rstd
+
     def outputs(self, x: Array) -> Array:
         """In evaluation mode."""
         x = self.converted(x)
@@ -64,10 +74,8 @@ class Plain:
                 kept.append(x)
                 x = self.ops.dense_forward(x, *self.own(i, "weight"), self.state.get(f"{i}.bias"))
             elif isinstance(layer, fnn.BatchNorm):
-                own = self.own(i, "gamma", "beta", "running_mean", "running_var")
-                out, mean, rstd = self.ops.batchnorm_forward(x, *own, momentum=layer.momentum, eps=layer.eps)
-                kept.append((x, mean, rstd))
-                x = out
+                kept.append([(x[rows], *self.normalised(i, x[rows])) for rows in groups(layer, len(x))])
+                x = np.concatenate([out for _, out, _, _ in kept[-1]])
             elif isinstance(layer, fnn.Dropout):
                 kept.append(self.mask(i, x.shape))
                 x = x * kept[-1]
@@ -85,9 +93,12 @@ class Plain:
             if isinstance(layer, fnn.Dense):
                 d, g[f"{i}.weight"], g[f"{i}.bias"] = self.ops.dense_backward(d, kept[i], *self.own(i, "weight"))
             elif isinstance(layer, fnn.BatchNorm):
-                x, mean, rstd = kept[i]
                 gamma, = self.own(i, "gamma")
-                d, g[f"{i}.gamma"], g[f"{i}.beta"] = self.ops.batchnorm_backward(d, x, gamma, mean, rstd)
+                parts = [
+                    self.ops.batchnorm_backward(d[rows], x, gamma, mean, rstd)
+                    for rows, (x, _, mean, rstd) in zip(groups(layer, len(d)), kept[i], strict=True)]
+                d = np.concatenate([dx for dx, _, _ in parts])
+                g[f"{i}.gamma"], g[f"{i}.beta"] = (sum(part[k] for part in parts) for k in (1, 2))
             elif isinstance(layer, fnn.Dropout):
                 d = d * kept[i]
             else:
@@ -111,6 +122,13 @@ class Plain:
             self.ops.sgd_update(
                 self.state[name], g, velocity, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
         return loss
+
+
+def groups(layer: fnn.BatchNorm, n: int) -> list[slice]:
+    """The rows that a batch norm takes together in training."""
+    size = layer.virtual_batch_size or n
+    count = max(1, n // size)
+    return [slice(k * size, n if k == count - 1 else (k + 1) * size) for k in range(count)]
 
 
 def filling(net: fnn.Sequential, flat: Array) -> Array:

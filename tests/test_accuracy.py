@@ -218,7 +218,8 @@ def engine_dense(rng, dtype, shape, data):
     }
     # below a layer whose outputs are its weights, x
     net = fnn.Sequential(
-        [Dense(n, n_in, bias=False, init=x), Dense(n_in, n_out, init=weight)], loss="mean_squared_error", dtype=dtype, seed=0)
+        [Dense(n, n_in, bias=False), Dense(n_in, n_out, init=weight)], loss="mean_squared_error", dtype=dtype, seed=0)
+    net.layers[0].weight = x
     dout, gradients = gradients_of(net, np.eye(n, dtype=dtype), net.forward(np.eye(n, dtype=dtype), training=True), noise)
     return results | {"dense dx": product_error(gradients["0.weight"], dout, weight.T)}
 

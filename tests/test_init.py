@@ -255,7 +255,8 @@ def test_aliases():
 
 
 def test_all_names_exist():
-    assert set(init.__all__) == {*EVERY, "gain", "glorot_uniform", "glorot_normal"}
+    of_networks = {"equal_units", "lsuv", "output_bias"}
+    assert set(init.__all__) == {*EVERY, "gain", "glorot_uniform", "glorot_normal"} | of_networks
     assert all(callable(getattr(init, name)) for name in init.__all__)
 
 

@@ -667,7 +667,8 @@ def test_permuted_classes_permute_the_gradient(case):
 
 # ---- initialisers
 
-SCALED = [name for name in init.__all__ if name not in ("constant", "gain", "normal", "sparse", "uniform", "zeros")]
+OTHERS = ("constant", "equal_units", "gain", "lsuv", "normal", "output_bias", "sparse", "uniform", "zeros")
+SCALED = [name for name in init.__all__ if name not in OTHERS]
 BOUND = {
     "xavier_uniform": lambda i, o: math.sqrt(6 / (i + o)), "glorot_uniform": lambda i, o: math.sqrt(6 / (i + o)),
     "he_uniform": lambda i, o: math.sqrt(6 / i), "lecun_uniform": lambda i, o: math.sqrt(3 / i),

@@ -822,7 +822,7 @@ def test_train_step_needs_an_optimizer(optimizer: Any) -> None:
 
 
 OUT_OF_MEMORY = """
-import itertools, resource
+import itertools, resource, warnings
 import numpy as np
 import fastnn as fnn
 
@@ -867,6 +867,7 @@ for call in (
     limit(10_000_000_000)
     assert_same_future(net, twin, optimizer)
 
+warnings.filterwarnings("ignore", "hidden units start equal")
 # the batch is small, but there is no place for the velocity and for a copy of the state
 big, same = (fnn.Sequential([fnn.Dense(1000, 12000, init="zeros"), fnn.Dense(12000, 2)], seed=0) for _ in range(2))
 x, y = rng.normal(size=(2, 1000)), np.arange(2)
@@ -1038,6 +1039,7 @@ def hidden_units(init: Any, steps: int, kind: str, rows: int = len(X)) -> tuple[
     return net, start
 
 
+@pytest.mark.filterwarnings("ignore:hidden units start equal")
 @pytest.mark.parametrize("kind", ["tanh", "relu", "sigmoid"])
 def test_equal_units_stay_equal(kind: str) -> None:
     net, start = hidden_units(functools.partial(fnn.init.constant, value=0.1), 200, kind)
@@ -1050,6 +1052,7 @@ def test_equal_units_stay_equal(kind: str) -> None:
     assert np.ptp(other.layers[0].weight, axis=1).min() > 1e-2
 
 
+@pytest.mark.filterwarnings("ignore:hidden units start equal")
 @pytest.mark.parametrize("kind", ["tanh", "relu"])
 def test_zero_units_never_move(kind: str) -> None:
     # without the last row there are fewer of one class, or the biases would not move either

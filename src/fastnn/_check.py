@@ -110,6 +110,12 @@ def non_negative_entries(a: Array, name: str) -> None:
         raise ValueError(f"{name}: expected entries >= 0, got {a[at]} at index {at}")
 
 
+def all_finite(a: Array, name: str) -> None:
+    if not np.isfinite(a).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        raise ValueError(f"{name}: expected finite numbers, got {a[at]} at {at}")
+
+
 def at_least_one_column(x: Array, name: str) -> None:
     if x.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one column, got shape {x.shape}")
@@ -348,6 +354,13 @@ def count(value: Any, name: str) -> int:
     return integer(value, name, least=0)
 
 
+def zero_or_one(value: Any, name: str) -> int:
+    """The integer 0 or 1; bool is refused."""
+    if count(value, name) > 1:
+        raise ValueError(f"{name}: expected 0 or 1, got {value}")
+    return int(value)
+
+
 def at_most(value: int, name: str, most: int, what: str) -> int:
     """A number <= `most`, which is `what`."""
     if value > most:
@@ -560,6 +573,37 @@ def batch_of_one(one_of_several: bool) -> ValueError:
     return ValueError(
         "x: batch_norm in train mode needs >= 2 samples in each batch, got a batch of 1"
         + ("; last_batch='merge' or 'drop' or another batch_size avoids it" if one_of_several else ""))
+
+
+def inference_only() -> RuntimeError:
+    return RuntimeError(
+        "the network is for inference only: fold_batchnorm took batch norms or dropouts that its training would need; "
+        "train the network it was made of")
+
+
+def no_output_bias(layer: Any) -> ValueError:
+    return ValueError(f"net: expected a Dense with a bias as the last layer, got {layer!r}")
+
+
+def not_of_full_rank(name: str) -> ValueError:
+    return ValueError(f"{name}: expected weights of full rank, as a random init gives them, to make them orthonormal")
+
+
+def no_variance(name: str, variance: float) -> ValueError:
+    return ValueError(f"{name}: expected outputs with a variance > 0 that weights can be scaled by, got variance {variance}")
+
+
+def finite_statistics(a: Array, name: str, statistic: str) -> None:
+    """Running statistics of the layer called `name` that can be used."""
+    if not np.isfinite(a).all():
+        at = int(np.flatnonzero(~np.isfinite(a))[0])
+        raise ValueError(f"x: expected rows that give {name} a {statistic} finite in {a.dtype}, got {a[at]} in column {at}")
+
+
+def finite_when_folded(a: Array, name: str) -> None:
+    """A parameter or statistic of a folded network."""
+    if not np.isfinite(a).all():
+        raise ValueError(f"{name}: expected finite numbers of {a.dtype} in the folded network, got {a[~np.isfinite(a)][0]}")
 
 
 def stopped(

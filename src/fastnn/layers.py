@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import _check, init
+from fastnn import _check, initialisers
 from fastnn.activation import KINDS
 
 Array = np.ndarray
@@ -144,7 +144,7 @@ class Dense(Layer):
         if isinstance(self.init, np.ndarray):
             weight[...] = self.init
         else:
-            function = getattr(init, self.init) if isinstance(self.init, str) else self.init
+            function = getattr(initialisers, self.init) if isinstance(self.init, str) else self.init
             weight[...] = _check.array_of_shape(function(shape, rng=rng, dtype=weight.dtype), "init", shape)
 
 
@@ -157,21 +157,91 @@ class BatchNorm(Layer):
     eps : float
         > 0, inside the root.
     momentum : float
-        The weight of the **new** batch in the running statistics, in [0, 1], as in PyTorch; Keras' momentum is one minus it.
+        The weight of the **new** batch in the running statistics, in [0, 1], as in PyTorch. Keras and flax give the weight of
+        the old value, one minus it: `keras` and `flax` make the layer of such numbers.
+    virtual_batch_size : int, optional
+        At least 2. In training, normalise the rows of a batch in groups of so many ("ghost batches"), each by statistics of
+        its own: Hoffer et al. (2017, "Train longer, generalize better", algorithm 1). The groups are consecutive rows; what
+        fills no group belongs to the last one, and a batch of fewer rows is one group. The running statistics move once for
+        each group, in the order of the rows, as in TabNet (Arik & Pfister 2019): with many groups to a batch they forget
+        faster.
+    running_var_ddof : {1, 0}
+        What the running variance is made of: 1 takes the unbiased variance of a batch (or group) of m rows, m / (m - 1) times
+        the biased one, as PyTorch and Ioffe & Szegedy (2015) do; 0 takes the biased one, as Keras and flax do. A batch is
+        always normalised by the biased one.
 
     Attributes
     ----------
     gamma, beta : ndarray (num_features,)
         Scale and shift; start at 1 and 0.
     running_mean, running_var : ndarray (num_features,)
-        Start at 0 and 1. The variance is the unbiased one; the batch itself is normalised by the biased one.
+        Start at 0 and 1.
+
+    Notes
+    -----
+    docs/batch-norm.md has the conventions of PyTorch, Keras, flax and the paper side by side.
     """
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, virtual_batch_size: int | None = None,
+        running_var_ddof: int = 1,
+    ) -> None:
         super().__init__()
         self.num_features = _check.integer(num_features, "num_features", least=1)
         self.eps = _check.positive(eps, "eps")
         self.momentum = _check.fraction(momentum, "momentum")
+        self.virtual_batch_size = (
+            None if virtual_batch_size is None else _check.integer(virtual_batch_size, "virtual_batch_size", least=2))
+        self.running_var_ddof = _check.zero_or_one(running_var_ddof, "running_var_ddof")
+
+    @classmethod
+    def keras(
+        cls, num_features: int, *, eps: float = 1e-3, momentum: float = 0.99, virtual_batch_size: int | None = None,
+    ) -> BatchNorm:
+        """The layer that does as ``keras.layers.BatchNormalization`` of Keras 3 does with these arguments.
+
+        Here `momentum` weighs the **old** value, as it does there, and the running variance is the biased one.
+        """
+        momentum = _check.fraction(momentum, "momentum")
+        return cls(num_features, eps=eps, momentum=1 - momentum, virtual_batch_size=virtual_batch_size, running_var_ddof=0)
+
+    @classmethod
+    def flax(
+        cls, num_features: int, *, eps: float = 1e-5, momentum: float = 0.99, virtual_batch_size: int | None = None,
+    ) -> BatchNorm:
+        """The layer that does as ``flax.linen.BatchNorm`` does with these arguments; otherwise like `keras`."""
+        return cls.keras(num_features, eps=eps, momentum=momentum, virtual_batch_size=virtual_batch_size)
+
+    @staticmethod
+    def convert_running_var(running_var: Array, batch_size: int, *, from_ddof: int, to_ddof: int) -> Array:
+        """Running variances by one convention as a new array of those by the other.
+
+        Parameters
+        ----------
+        running_var : ndarray (D,) of float32 or float64
+            Collected over batches of so many rows.
+        batch_size : int
+            At least 2. With ghost batches the rows of one of these. It is exact where all batches were equally long, and where
+            the first value, a 1 that was no batch's, has been forgotten.
+        from_ddof, to_ddof : {0, 1}
+
+        Returns
+        -------
+        ndarray (D,), dtype of `running_var`
+            ``running_var`` times m / (m - 1) from 0 to 1, times (m - 1) / m from 1 to 0; in float64.
+        """
+        running_var = _check.array(running_var, "running_var")
+        _check.non_negative_entries(running_var, "running_var")
+        m = _check.integer(batch_size, "batch_size", least=2)
+        given, wanted = _check.zero_or_one(from_ddof, "from_ddof"), _check.zero_or_one(to_ddof, "to_ddof")
+        # both are the sum of squares over m - ddof
+        return (running_var * np.float64((m - given) / (m - wanted))).astype(running_var.dtype)
+
+    def groups(self, n: int) -> list[tuple[int, int]]:
+        """The first row, and the one behind the last, of each group that training normalises in a batch of `n` rows."""
+        size = self.virtual_batch_size or n
+        starts = [*range(0, n - size + 1, size)] or [0]
+        return [*zip(starts, [*starts[1:], n], strict=True)]
 
     gamma = _array_property("parameters", "gamma", "(num_features,)")
     beta = _array_property("parameters", "beta", "(num_features,)")
@@ -179,7 +249,8 @@ class BatchNorm(Layer):
     running_var = _array_property("statistics", "running_var", "(num_features,)")
 
     def __repr__(self) -> str:
-        return f"BatchNorm({self.num_features})"
+        groups = "" if self.virtual_batch_size is None else f", virtual_batch_size={self.virtual_batch_size}"
+        return f"BatchNorm({self.num_features}{groups}{'' if self.running_var_ddof else ', running_var_ddof=0'})"
 
     def width(self, n_in: int | None, name: str) -> int:
         _check.connects(self.num_features, "num_features", n_in, name)

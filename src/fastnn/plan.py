@@ -16,7 +16,8 @@ buffers               n times: ld(n_in), for each dense layer and batch norm ld(
                       dense layer and what follows it) ld(w), and for an activation behind an activation ld(w)
 ====================  ==================================================================================================
 
-and a few numbers for each feature and row beside; every thread has 1.6 MB of its own for the matrix products.
+and a few numbers for each feature and row beside, in a batch norm with ghost batches for each feature of each of these; every
+thread has 1.6 MB of its own for the matrix products.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Array = np.ndarray
 OP = np.dtype(
     [(name, np.int64) for name in (
         "kind", "width", "n_in", "x", "ldx", "y", "ldy", "first", "second", "ldp", "running_mean", "running_var", "mean",
-        "rstd", "mask", "activation", "layer")]
+        "rstd", "group", "ddof", "mask", "activation", "layer")]
     + [(name, np.float64) for name in ("eps", "momentum", "p")])
 BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width", "d", "ldd", "has_gradient")])
 
@@ -225,7 +226,9 @@ class Plan:
                 op["kind"], op["eps"], op["momentum"] = engine.OPS["batchnorm"], layer.eps, layer.momentum
                 op["first"], op["second"] = (address(layer.parameters[name]) for name in ("gamma", "beta"))
                 op["running_mean"], op["running_var"] = (address(layer.statistics[name]) for name in layer.statistics)
-                op["mean"], op["rstd"] = place(width, 8), place(width, 8)
+                op["group"], op["ddof"] = layer.virtual_batch_size or 0, layer.running_var_ddof
+                groups = len(layer.groups(n))
+                op["mean"], op["rstd"] = place(groups * width, 8), place(groups * width, 8)
                 x, kept, learns = place(n * ld), False, True
             elif isinstance(layer, Activation):
                 op["kind"], op["activation"] = engine.OPS["activation"], KINDS[layer.kind]

@@ -5,14 +5,14 @@ from fastnn._kernels.simd cimport simd_void
 cdef enum:
     COLUMNS = 1024      # the widest feature block that one tile takes: what it keeps per feature lies on its stack
 
-cdef void forward_tile(
-    const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx, const floating* gamma, const floating* beta,
-    double eps, double momentum, floating* running_mean, floating* running_var,
-    floating* out, Py_ssize_t ldo, double* mean, double* rstd) noexcept nogil
+cdef void forward_groups(
+    const floating* x, Py_ssize_t n, Py_ssize_t group, Py_ssize_t d, Py_ssize_t ldx, const floating* gamma, const floating* beta,
+    double eps, double momentum, Py_ssize_t ddof, floating* running_mean, floating* running_var,
+    floating* out, Py_ssize_t ldo, double* mean, double* rstd, Py_ssize_t lds) noexcept nogil
 
-cdef simd_void backward_tile(
-    const floating* dout, Py_ssize_t ldd, const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,
-    const floating* gamma, const double* mean, const double* rstd,
+cdef void backward_groups(
+    const floating* dout, Py_ssize_t ldd, const floating* x, Py_ssize_t n, Py_ssize_t group, Py_ssize_t d, Py_ssize_t ldx,
+    const floating* gamma, const double* mean, const double* rstd, Py_ssize_t lds,
     floating* dx, Py_ssize_t lddx, floating* dgamma, floating* dbeta) noexcept nogil
 
 cdef simd_void inference_tile(

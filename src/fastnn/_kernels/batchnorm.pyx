@@ -7,6 +7,8 @@ first row is the only one that differs, a float32 variance is good to a third of
 second pass, from the mean found first, removes that loss too. The mean is kept as a pair hi + lo up to its subtraction. Sums
 take four rows at a time, so that the accumulators are loaded and stored a quarter as often, and start anew with each chunk of
 rows, so that for float64 data their error hardly grows with n.
+
+Ghost batches (Hoffer et al. 2017, algorithm 1) are the same tiles for one group of rows after the other.
 """
 
 from cython cimport floating
@@ -130,7 +132,8 @@ cdef inline floating moved(floating running, double momentum, double batch) noex
 
 cdef simd_void normalise_tile(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
-    const floating* gamma, const floating* beta, double momentum,       # IN (d,)
+    const floating* gamma, const floating* beta,                        # IN (d,)
+    double momentum, Py_ssize_t ddof,
     const double* mean, const double* low, const double* var, const double* rstd,       # IN (d,)
     floating* running_mean, floating* running_var,                      # IN OUT (d,), or NULL
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
@@ -139,7 +142,7 @@ cdef simd_void normalise_tile(
     cdef floating scale[COLUMNS]
     cdef floating scale_low[COLUMNS]
     cdef floating shift[COLUMNS]
-    cdef double lo, unbiased = <double>n / (n - 1)
+    cdef double lo, unbiased = <double>n / (n - ddof)
     cdef Py_ssize_t j
 
     for j in range(d):
@@ -149,7 +152,7 @@ cdef simd_void normalise_tile(
         scale[j] = <floating>(gamma[j] * rstd[j])
         scale_low[j] = <floating>(gamma[j] * rstd[j] - scale[j])
         shift[j] = <floating>(beta[j] - lo * (gamma[j] * rstd[j]))
-    # running = (1 - momentum) * running + momentum * batch, with the unbiased variance
+    # running = (1 - momentum) * running + momentum * batch, with the unbiased variance where ddof is 1
     if running_mean != NULL:
         for j in range(d):
             running_mean[j] = moved(running_mean[j], momentum, mean[j])
@@ -157,15 +160,28 @@ cdef simd_void normalise_tile(
     scale_shift(x, n, d, ldx, hi, scale, shift, scale_low, out, ldo)
 
 
-cdef void forward_tile(
-    const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx, const floating* gamma, const floating* beta,
-    double eps, double momentum, floating* running_mean, floating* running_var,
-    floating* out, Py_ssize_t ldo, double* mean, double* rstd,
+cdef inline Py_ssize_t group_rows(Py_ssize_t n, Py_ssize_t first, Py_ssize_t group) noexcept nogil:
+    # of the group that begins at row `first`: a remainder belongs to the last one, and 0 is all rows
+    return group if group > 0 and n - first >= 2 * group else n - first
+
+
+cdef void forward_groups(
+    const floating* x, Py_ssize_t n, Py_ssize_t group, Py_ssize_t d, Py_ssize_t ldx, const floating* gamma, const floating* beta,
+    double eps, double momentum, Py_ssize_t ddof, floating* running_mean, floating* running_var,
+    floating* out, Py_ssize_t ldo, double* mean, double* rstd, Py_ssize_t lds,
 ) noexcept nogil:
+    # `mean` and `rstd` have a row of lds numbers for each group
     cdef double low[COLUMNS]
     cdef double var[COLUMNS]
-    statistics_tile(x, n, d, ldx, eps, mean, low, var, rstd)
-    normalise_tile(x, n, d, ldx, gamma, beta, momentum, mean, low, var, rstd, running_mean, running_var, out, ldo)
+    cdef Py_ssize_t first = 0, rows
+    while first < n:
+        rows = group_rows(n, first, group)
+        statistics_tile(x + first * ldx, rows, d, ldx, eps, mean, low, var, rstd)
+        normalise_tile(x + first * ldx, rows, d, ldx, gamma, beta, momentum, ddof, mean, low, var, rstd, running_mean, running_var,
+                       out + first * ldo, ldo)
+        first += rows
+        mean += lds
+        rstd += lds
 
 
 cdef simd_void backward_sums(
@@ -251,7 +267,7 @@ cdef simd_void backward_tile(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
     const floating* gamma, const double* mean, const double* rstd,      # IN (d,)
     floating* dx, Py_ssize_t lddx,                                      # OUT (n, d), may be dout or x
-    floating* dgamma, floating* dbeta,                                  # OUT (d,)
+    double* dgamma, double* dbeta,                                      # OUT (d,)
 ) noexcept nogil:
     cdef double sum_d[COLUMNS]
     cdef double sum_du[COLUMNS]
@@ -272,8 +288,8 @@ cdef simd_void backward_tile(
         lo = (mean[j] - hi[j]) + low
         # dgamma = sum(dout * xhat);  dbeta = sum(dout)
         dxhat = rstd[j] * (sum_du[j] - low * sum_d[j])
-        dgamma[j] = <floating>dxhat
-        dbeta[j] = <floating>sum_d[j]
+        dgamma[j] = dxhat
+        dbeta[j] = sum_d[j]
         # dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat)), both means as pairs hi + lo
         mean_d = sum_d[j] * over_n
         d_hi[j] = <floating>mean_d
@@ -281,6 +297,31 @@ cdef simd_void backward_tile(
         slope[j] = <floating>(rstd[j] * (dxhat * over_n))
         rest[j] = <floating>((mean_d - d_hi[j]) - lo * slope[j])
     backward_dx(dout, ldd, x, n, d, ldx, d_hi, hi, slope, rest, scale, dx, lddx)
+
+
+cdef void backward_groups(
+    const floating* dout, Py_ssize_t ldd, const floating* x, Py_ssize_t n, Py_ssize_t group, Py_ssize_t d, Py_ssize_t ldx,
+    const floating* gamma, const double* mean, const double* rstd, Py_ssize_t lds,
+    floating* dx, Py_ssize_t lddx, floating* dgamma, floating* dbeta,
+) noexcept nogil:
+    # gamma and beta are the same for all groups: their gradients are sums over them, rounded once
+    cdef double sum_dgamma[COLUMNS]
+    cdef double sum_dbeta[COLUMNS]
+    cdef double group_dgamma[COLUMNS]
+    cdef double group_dbeta[COLUMNS]
+    cdef Py_ssize_t first = 0, rows, j
+    while first < n:
+        rows = group_rows(n, first, group)
+        backward_tile(dout + first * ldd, ldd, x + first * ldx, rows, d, ldx, gamma, mean, rstd, dx + first * lddx, lddx,
+                      group_dgamma, group_dbeta)
+        add_sums(group_dgamma, d, first > 0, sum_dgamma)
+        add_sums(group_dbeta, d, first > 0, sum_dbeta)
+        first += rows
+        mean += lds
+        rstd += lds
+    for j in range(d):
+        dgamma[j] = <floating>sum_dgamma[j]
+        dbeta[j] = <floating>sum_dbeta[j]
 
 
 cdef simd_void inference_tile(
@@ -321,16 +362,16 @@ cdef void normalise_part(const floating* any, Call* c, Py_ssize_t j) noexcept no
     cdef floating* running_var = <floating*>c.arrays[4]
     normalise_tile(
         <floating*>c.arrays[0] + j, c.sizes[0], min(d - j, c.panel), d, <floating*>c.arrays[1] + j, <floating*>c.arrays[2] + j,
-        c.numbers[1], <double*>c.arrays[6] + j, <double*>c.arrays[8] + j, <double*>c.arrays[9] + j, <double*>c.arrays[7] + j,
+        c.numbers[1], 1, <double*>c.arrays[6] + j, <double*>c.arrays[8] + j, <double*>c.arrays[9] + j, <double*>c.arrays[7] + j,
         running_mean + j if running_mean != NULL else NULL, running_var + j if running_var != NULL else NULL,
         <floating*>c.arrays[5] + j, d)
 
 
 cdef void backward_part(const floating* any, Call* c, Py_ssize_t j) noexcept nogil:
     cdef Py_ssize_t d = c.sizes[1]
-    backward_tile(
-        <floating*>c.arrays[0] + j, d, <floating*>c.arrays[1] + j, c.sizes[0], min(d - j, c.panel), d,
-        <floating*>c.arrays[2] + j, <double*>c.arrays[3] + j, <double*>c.arrays[4] + j,
+    backward_groups(
+        <floating*>c.arrays[0] + j, d, <floating*>c.arrays[1] + j, c.sizes[0], 0, min(d - j, c.panel), d,
+        <floating*>c.arrays[2] + j, <double*>c.arrays[3] + j, <double*>c.arrays[4] + j, 0,
         <floating*>c.arrays[5] + j, d, <floating*>c.arrays[6] + j, <floating*>c.arrays[7] + j)
 
 

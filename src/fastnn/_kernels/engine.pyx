@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 
 from fastnn._kernels.activation cimport backward_tile as activation_backward, forward_tile as activation_forward
 from fastnn._kernels.batchnorm cimport (
-    COLUMNS, backward_tile as batchnorm_backward, forward_tile as batchnorm_forward, inference_tile as batchnorm_inference,
+    COLUMNS, backward_groups as batchnorm_backward, forward_groups as batchnorm_forward, inference_tile as batchnorm_inference,
 )
 from fastnn._kernels.dense cimport column_sums
 from fastnn._kernels.dropout cimport mask_tile, scale_tile
@@ -46,7 +46,8 @@ cdef enum:
     SNAPSHOT_STEPS = 256        # between two copies of the state to go back to
 
 cdef struct Op:
-    int64_t kind, width, n_in, x, ldx, y, ldy, first, second, ldp, running_mean, running_var, mean, rstd, mask, activation, layer
+    int64_t kind, width, n_in, x, ldx, y, ldy, first, second, ldp, running_mean, running_var, mean, rstd, group, ddof
+    int64_t mask, activation, layer
     double eps, momentum, p
 
 cdef struct Block:
@@ -202,9 +203,9 @@ cdef void forward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t j, 
                 running_mean = <floating*>op.running_mean + j + k if r.moves_statistics else NULL
                 running_var = <floating*>op.running_var + j + k if r.moves_statistics else NULL
                 batchnorm_forward(
-                    x + k, r.n, min(d - k, COLUMNS), op.ldx, <floating*>op.first + j + k, <floating*>op.second + j + k, op.eps,
-                    op.momentum, running_mean, running_var, y + k, op.ldy,
-                    <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k)
+                    x + k, r.n, op.group, min(d - k, COLUMNS), op.ldx, <floating*>op.first + j + k, <floating*>op.second + j + k,
+                    op.eps, op.momentum, op.ddof, running_mean, running_var, y + k, op.ldy,
+                    <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k, op.width)
         elif op.kind == ACTIVATION:
             if d > 0:
                 activation_forward(x, op.ldx, r.n, d, <int>op.activation, y, op.ldy)
@@ -298,9 +299,9 @@ cdef void backward_ops(
                     dbeta = <floating*>(<char*>op.second + r.to_gradient) + j + k
                 if op.kind == BATCHNORM:
                     batchnorm_backward(
-                        d + k, block.ldd, at(any, r, op.x) + j + k, r.n, min(w - k, COLUMNS), op.ldx, <floating*>op.first + j + k,
-                        <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k,
-                        d + k, block.ldd, dgamma, dbeta)
+                        d + k, block.ldd, at(any, r, op.x) + j + k, r.n, op.group, min(w - k, COLUMNS), op.ldx,
+                        <floating*>op.first + j + k, <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k,
+                        op.width, d + k, block.ldd, dgamma, dbeta)
                 elif op.second and r.fused and r.n == 1:
                     dbeta = d + k
                 elif op.second:
