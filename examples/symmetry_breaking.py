@@ -7,6 +7,7 @@ those of the output get a gradient, only the output's bias does, which learns ho
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +51,10 @@ def measure(dataset: Dataset, seed: int, steps: int = STEPS) -> dict[str, Outcom
 def train(dataset: Dataset, start: Any, seed: int, steps: int) -> Outcome:
     n_in = dataset.x.shape[1]
     hidden, output = fnn.Dense(n_in, HIDDEN, init=start), fnn.Dense(HIDDEN, CLASSES, init=start)
-    net = fnn.Sequential([hidden, fnn.Tanh(), output], seed=seed)
+    with warnings.catch_warnings():
+        # of just what is shown here
+        warnings.filterwarnings("ignore", "hidden units start equal")
+        net = fnn.Sequential([hidden, fnn.Tanh(), output], seed=seed)
     first = hidden.weight.copy()
     optimizer = fnn.SGD(lr=LR)
     rng = np.random.default_rng(seed)
