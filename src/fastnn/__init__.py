@@ -4,6 +4,9 @@ Start with `Sequential` for networks, or call the kernels (`dense_forward`, `bat
 own arrays. `fastnn.reference` has the same kernels in plain NumPy.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fastnn import callbacks, init, reference, schedules
 from fastnn._version import __version__
 from fastnn.activation import activation_backward, activation_forward
@@ -31,10 +34,29 @@ from fastnn.sgd import sgd_update
 from fastnn.threads import get_num_threads, num_threads, set_num_threads
 from fastnn.training import History
 
+if TYPE_CHECKING:
+    from fastnn.diagnosis import Diagnosis, diagnose
+    from fastnn.htmlreport import report
+
 __all__ = [
-    "ELU", "SGD", "Activation", "BatchNorm", "Dense", "DivergedError", "Dropout", "History", "LeakyReLU", "ReLU",
+    "ELU", "SGD", "Activation", "BatchNorm", "Dense", "Diagnosis", "DivergedError", "Dropout", "History", "LeakyReLU", "ReLU",
     "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward", "activation_forward",
     "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "callbacks", "dense_backward", "dense_forward",
-    "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "schedules", "set_num_threads", "sgd_update",
+    "diagnose", "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "report", "schedules",
+    "set_num_threads", "sgd_update",
     "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]
+
+# What training needs not is imported when it is first asked for: `import fastnn` stays quick.
+_LATER = {"Diagnosis": "fastnn.diagnosis", "diagnose": "fastnn.diagnosis", "report": "fastnn.htmlreport"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
