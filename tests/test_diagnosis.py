@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from conftest import DTYPES, FLOAT32, assert_refused, assert_same_bits
 from sklearn.datasets import load_digits
 
 import fastnn as fnn
+from fastnn import diagnosis
 from fastnn.trace import Trace
 
 KINDS = ("relu", "leaky_relu", "tanh", "sigmoid", "softsign", "softplus", "elu", "identity")
@@ -94,8 +97,8 @@ def test_what_the_table_says(rng):
     net.layers[1].beta[:3] = -50
     net.layers[3].weight[...] *= 30
     x, y = rng.standard_normal((200, 5)), rng.integers(0, 2, 200)
-    diagnosis = fnn.diagnose(net, x, y, lr=0.25)
-    rows = diagnosis.layers
+    result = fnn.diagnose(net, x, y, lr=0.25)
+    rows = result.layers
     z = x @ net.layers[0].weight
     gradients = net.loss_and_gradients(x, y)[1]
     assert [row["layer"] for row in rows] == list(range(6))
@@ -119,8 +122,8 @@ def test_what_the_table_says(rng):
     g = Trace(net, x, y).gradients[1]
     assert math.isclose(rows[1]["gradient_rms"], math.sqrt(np.mean(g**2)))
     assert math.isclose(rows[1]["gradient_median"], np.median(np.abs(g[g != 0])))
-    assert diagnosis.evaluation == net.evaluate(x, y)
-    assert (diagnosis.rows, diagnosis.dropout) == (200, False)
+    assert result.evaluation == net.evaluate(x, y)
+    assert (result.rows, result.dropout) == (200, False)
 
 
 def test_the_next_update_is_that_of_the_optimiser(data):
@@ -165,9 +168,9 @@ def test_dropout_is_left_out(rng):
     plain = deep((4, 8, 3))
     net = fnn.Sequential([fnn.Dense(4, 8), fnn.ReLU(), fnn.Dropout(0.5), fnn.Dense(8, 3)])
     net.layers[0].weight, net.layers[3].weight = plain.layers[0].weight, plain.layers[2].weight
-    diagnosis = fnn.diagnose(net, x, y)
-    assert diagnosis.dropout and "dropout left out" in str(diagnosis)
-    assert diagnosis.loss == fnn.diagnose(plain, x, y).loss
+    result = fnn.diagnose(net, x, y)
+    assert result.dropout and "dropout left out" in str(result)
+    assert result.loss == fnn.diagnose(plain, x, y).loss
 
 
 def test_nothing_of_the_network_changes(data):
@@ -225,8 +228,8 @@ def test_refusals(rng):
 def test_healthy_at_the_start(kind, init, depth, seed, rng):
     for x, y in (digits(), (rng.standard_normal((400, 100)), rng.integers(0, 10, 400))):
         for bn in (False, True):
-            diagnosis = fnn.diagnose(deep((x.shape[1], *[100] * depth, 10), kind, init, bn, seed=seed), x, y)
-            assert not diagnosis.findings, diagnosis
+            result = fnn.diagnose(deep((x.shape[1], *[100] * depth, 10), kind, init, bn, seed=seed), x, y)
+            assert not result.findings, result
 
 
 @pytest.mark.parametrize(("kind", "bn", "lr", "momentum", "epochs"), [
@@ -237,9 +240,9 @@ def test_healthy_after_training(kind, bn, lr, momentum, epochs):
     x, y = digits()
     net = deep((64, 100, 50, 10), kind, "he_normal" if kind == "relu" else "xavier_uniform", bn)
     net.fit(x, y, epochs=epochs, batch_size=64, optimizer=fnn.SGD(lr=lr, momentum=momentum))
-    diagnosis = fnn.diagnose(net, x, y)
-    assert not diagnosis.findings, diagnosis
-    assert str(diagnosis).endswith("No findings.")
+    result = fnn.diagnose(net, x, y)
+    assert not result.findings, result
+    assert str(result).endswith("No findings.")
 
 
 @pytest.mark.parametrize("loss", LOSSES[1:])
@@ -484,17 +487,40 @@ def test_few_rows_are_no_reason_to_complain(data):
 def test_the_worst_comes_first_and_everything_is_printed(data):
     net = fnn.Sequential([fnn.Dense(20, 30), fnn.BatchNorm(30), fnn.ReLU(), fnn.Dense(30, 4)], seed=0)
     net.layers[3].weight[...] *= 100
-    diagnosis = fnn.diagnose(net, *data)
-    assert [finding.severity for finding in diagnosis.findings] == ["warning", "note"]
-    text = str(diagnosis)
-    assert all(str(finding) in text for finding in diagnosis.findings)
+    result = fnn.diagnose(net, *data)
+    assert [finding.severity for finding in result.findings] == ["warning", "note"]
+    text = str(result)
+    assert all(str(finding) in text for finding in result.findings)
     assert "300 rows" in text and "BatchNorm(30)" in text and "smallest var" in text
     assert max(map(len, text.splitlines())) < 200
-    assert repr(diagnosis) == "Diagnosis(4 layers, 2 findings)"
-    assert isinstance(diagnosis, fnn.Diagnosis)
+    assert repr(result) == "Diagnosis(4 layers, 2 findings)"
+    assert isinstance(result, fnn.Diagnosis)
 
 
 def test_the_module_has_them_without_importing_them():
     assert {"diagnose", "Diagnosis", "report"} <= set(dir(fnn)) & set(fnn.__all__)
     with pytest.raises(AttributeError, match="no_such_thing"):
         fnn.no_such_thing  # noqa: B018
+
+
+# ---- docs/diagnosis.md
+
+DOCS = Path(__file__).parent.parent / "docs" / "diagnosis.md"
+
+
+def test_the_thresholds_in_the_docs():
+    text = DOCS.read_text(encoding="utf-8")
+    constants = {name: value for name, value in vars(diagnosis).items() if name.isupper() and isinstance(value, int | float)}
+    assert len(constants) > 15
+    for name, value in constants.items():
+        assert f"`{name} = {value:g}`" in text
+
+
+def test_the_example_in_the_docs(capsys):
+    text = DOCS.read_text(encoding="utf-8")
+    code, printed = re.search(r"<!-- example -->\n```python\n(.*?)```\n\nIt prints\n\n```\n(.*?)```", text, re.DOTALL).groups()
+    exec(code, {})
+    # a training that goes wrong amplifies how this machine rounds: not the numbers, but what is found
+    found, expected = ([re.sub(r"[\d.]+(e[+-]\d+)?", "#", line) for line in lines.splitlines() if line.startswith("warning")]
+                       for lines in (capsys.readouterr().out, printed))
+    assert found == expected
