@@ -143,11 +143,11 @@ def test_the_next_update_is_that_of_the_optimiser(data):
 
 
 def test_the_rate_of_a_schedule_is_that_of_the_next_step(data):
-    schedules = pytest.importorskip("fastnn.schedules")
     x, y = data
     net = deep((20, 16, 4), dtype="float64")
     for per, expected in (("step", 1 - 7 / 10), ("epoch", 1 - 1 / 10)):
-        net.fit(x[:70], y[:70], batch_size=10, epochs=1, optimizer=fnn.SGD(schedules.LinearDecay(1.0, 10, 0.0, per=per)))
+        schedule = fnn.schedules.LinearDecay(1.0, 10, 0.0, per=per)
+        net.fit(x[:70], y[:70], batch_size=10, epochs=1, optimizer=fnn.SGD(schedule))
         plain = fnn.diagnose(net, x, y, lr=expected).layers[0]["update_ratio"]
         assert math.isclose(fnn.diagnose(net, x, y).layers[0]["update_ratio"], plain)
 
@@ -189,6 +189,18 @@ def test_nothing_of_the_network_changes(data):
     history, expected = net.fit(*data, epochs=3), other.fit(*data, epochs=3)
     assert history.loss == expected.loss
     assert_same_bits([*net.state_dict().values()], [*other.state_dict().values()], "training that follows")
+
+
+def test_in_a_callback(data):
+    def trained(callbacks):
+        net = deep((20, 16, 4), bn=True)
+        net.fit(*data, epochs=3, optimizer=fnn.SGD(lr=0.1, momentum=0.9), callbacks=callbacks)
+        return net.state_dict()
+
+    seen = []
+    state = trained([lambda run: seen.append(fnn.diagnose(run.net, *data))])
+    assert len(seen) == 3 and seen[0].loss > seen[2].loss and seen[0].layers[0]["update_ratio"] > 0
+    assert_same_bits([*state.values()], [*trained([]).values()], "state")
 
 
 def test_layouts_and_dtypes_of_data(rng):
@@ -393,6 +405,8 @@ def test_data_that_are_not_fit(data, rng):
     large = x.copy()
     large[:, 4] = 2000 + x[:, 4]
     assert "column 4" in found(net, large, y)["unscaled inputs", None].message
+    # nothing vanishes where outputs are smaller than inputs of that size
+    assert {("unscaled inputs", None), ("saturated", 1)} == found(net, x * 1000, y).keys()
     assert ("unscaled inputs", None) in found(net, x * 1e-3, y)
     some = x.copy()
     some[:, :11] = 0

@@ -127,8 +127,8 @@ def _training(history: History) -> Iterator[str]:
             if points:
                 curves.append((word, dashed, points))
         values = [y for _, _, points in curves for _, y in points if math.isfinite(y)]
-        # a rate that never changes, and the seconds, stand in the table
-        if values and max(values) > min(values) and key != "seconds":
+        # a rate that never changes, and the speed, stand in the table
+        if values and max(values) > min(values) and key not in ("seconds", "rows_per_second"):
             log = min(values) > 0 and max(values) > 20 * min(values)
             charts.append(_figure(svg.lines(curves, "epoch", METRICS.get(key, key), log=log)))
     if charts:

@@ -24,7 +24,7 @@ INK, FAINT = "#333333", "#dddddd"
 BINS = 60
 NAMED = 8       # layers that are named one by one in a legend
 METRICS = {"loss": "loss (mean over the rows)", "accuracy": "accuracy (share of the rows)", "lr": "learning rate",
-           "seconds": "time of an epoch (s)"}
+           "seconds": "time of an epoch (s)", "rows_per_second": "speed (rows/s)"}
 # an activation has no unit
 UNITS = {
     "activations": "", "gradients": "\n(loss per unit of pre-activation)", "weight_gradients": "\n(loss per unit of weight)"}
