@@ -336,18 +336,31 @@ def test_a_median_that_vanishes_alone(rng):
 
 
 def test_equal_units(data):
-    constant = functools.partial(fnn.init.constant, value=0.1)
-    net = fnn.Sequential([fnn.Dense(20, 30, init=constant), fnn.Tanh(), fnn.Dense(30, 4, init=constant)], seed=0)
+    def constant(*layers):
+        net = fnn.Sequential([fnn.Dense(20, 30), *layers, fnn.Dense(30, 4)], seed=0)
+        net.layers[0].weight[...] = 0.1
+        return net
+
+    net = constant(fnn.Tanh())
+    net.layers[2].weight[...] = 0.1
     assert found(net, *data)["equal units", 0].message == (
         "layer 0: 30 of 30 units are equal and stay so: use a random init such as xavier_uniform")
     net.fit(*data, epochs=3)
-    assert ("equal units", 0) in found(net, *data)
-    # what they feed tells them apart
-    net = fnn.Sequential([fnn.Dense(20, 30, init=constant), fnn.ReLU(), fnn.Dense(30, 4)], seed=0)
-    assert found(net, *data)["equal units", 0].message == (
+    assert "stay so" in found(net, *data)["equal units", 0].message
+    # what they feed tells them apart, or a dropout, or a batch norm even now
+    assert found(constant(fnn.ReLU()), *data)["equal units", 0].message == (
         "layer 0: 30 of 30 units are equal: use a random init such as he_normal")
+    net = constant(fnn.Tanh(), fnn.Dropout(0.5))
+    net.layers[3].weight[...] = 0.1
+    assert "30 of 30 units are equal:" in found(net, *data)["equal units", 0].message
+    net = constant(fnn.BatchNorm(30), fnn.Tanh())
+    assert ("equal units", 0) in found(net, *data)
+    net.layers[1].beta = np.arange(30) / 100
+    assert ("equal units", 0) not in found(net, *data)
+
     net = deep((20, 30, 4))
     net.layers[0].weight[:, 7] = net.layers[0].weight[:, 3]
+    net.layers[0].weight[4, [3, 7]] = 0.0, -0.0
     assert "2 of 30" in found(net, *data)["equal units", 0].message
     net.layers[0].bias[7] = 1e-6
     assert not found(net, *data)

@@ -186,10 +186,11 @@ def diagnose(net: Sequential, x: Array, y: Array, *, lr: float | None = None, ma
     >>> import fastnn as fnn
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.standard_normal((200, 10)), rng.integers(0, 2, 200)
-    >>> net = fnn.Sequential([fnn.Dense(10, 20, init="zeros"), fnn.ReLU(), fnn.Dense(20, 2)], seed=0)
+    >>> net = fnn.Sequential([fnn.Dense(10, 20), fnn.ReLU(), fnn.Dense(20, 2)], seed=0)
+    >>> net.layers[0].bias[3:] = -100
     >>> for finding in fnn.diagnose(net, x, y).findings:
     ...     print(finding)
-    layer 0: all 20 units start equal and stay so: use a random init such as he_normal
+    layer 1: 85 % dead ReLUs: lower lr or use he_normal
     """
     if lr is not None:
         lr = _check.non_negative(lr, "lr")
@@ -408,18 +409,19 @@ def _of_units(net: Sequential, trace: Trace, rows: list[dict[str, Any]]) -> Iter
 
 def _equal(net: Sequential, stage: Stage, following: Stage) -> Iterator[Finding]:
     """Units of a hidden layer that compute the same. They stay equal if what they feed does not tell them apart either."""
-    layer, n = net.layers[stage.dense], net.layers[stage.dense].parameters["weight"].shape[1]
+    layers = net.layers[stage.dense:following.dense]
+    own = [a for layer in layers for a in layer.parameters.values()]
+    fed = net.layers[following.dense].parameters["weight"]
 
-    def equal(parts: list[Array]) -> int:
+    def equal(arrays: list[Array]) -> int:
+        """How many columns have an equal one."""
         # + 0.0: minus zero is zero
-        units = np.ascontiguousarray(np.concatenate([part.reshape(n, -1) for part in parts], axis=1) + 0.0)
-        return sum(count for count in Counter(unit.tobytes() for unit in units).values() if count > 1)
+        columns = np.ascontiguousarray(np.vstack(arrays).T + 0.0)
+        return sum(count for count in Counter(column.tobytes() for column in columns).values() if count > 1)
 
-    incoming = [a.T for a in layer.parameters.values()]
-    if many := equal(incoming):
-        between = [a for layer in net.layers[stage.dense + 1:following.dense] for a in layer.parameters.values()]
-        stay = equal([*incoming, *between, net.layers[following.dense].parameters["weight"]]) == many
-        yield _finding(stage.dense, "equal units", f"{many} of {n} units are equal{' and stay so' if stay else ''}: "
+    if many := equal(own):
+        stay = equal([*own, fed.T]) == many and not any(isinstance(layer, Dropout) for layer in layers)
+        yield _finding(stage.dense, "equal units", f"{many} of {len(fed)} units are equal{' and stay so' if stay else ''}: "
                                                    f"use a random init such as {_init_for(stage.activation)}")
 
 
