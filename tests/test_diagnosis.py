@@ -219,6 +219,7 @@ def test_refusals(rng):
     assert_refused(ValueError, "x", fnn.diagnose, net, x[:, :5], y)
     assert_refused(ValueError, "x", fnn.diagnose, net, x[:0], y[:0])
     assert_refused(ValueError, "x", fnn.diagnose, net, x[:1], y[:1])
+    assert_refused(ValueError, "x", Trace, net, x[:1])
     assert_refused(TypeError, "y", fnn.diagnose, net, x, None)
     assert_refused(ValueError, "y", fnn.diagnose, net, x, y[:19])
     assert_refused(ValueError, "y", fnn.diagnose, net, x, y + 1)
@@ -390,8 +391,9 @@ def test_running_statistics_that_are_stray(data):
     findings = found(net, x + np.float32(3), y)
     assert [name for name, layer in findings] == ["stray statistics"] and "refresh_statistics" in findings[
         "stray statistics", 1].message
-    net.layers[1].running_var[:5] *= 5
-    assert ("stray statistics", 1) in found(net, x, y)
+    for factor in (5, 0.04):
+        net.layers[1].running_var[:5] *= factor
+        assert ("stray statistics", 1) in found(net, x, y)
     z = x @ net.layers[0].weight
     net.layers[1].running_mean, net.layers[1].running_var = z.mean(axis=0), z.var(axis=0, ddof=1)
     assert not found(net, x, y)

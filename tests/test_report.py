@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_refused, assert_same_bits
 
 import fastnn as fnn
+from fastnn import svg
 
 VOID = ("meta", "path")
 
@@ -115,6 +116,7 @@ def test_text_is_escaped(case, tmp_path):
     assert "script" not in result.tags
     assert result.text().count(bad) == 6       # two titles, an axis, a heading and two cells
     assert ("aria-label", f"{bad} by epoch") in result.attributes
+    assert Page(svg.lines([(bad, False, [(1, 2.0)])], bad, "loss")).text().count(bad) == 2
 
 
 def test_numbers_that_are_not_finite_are_gaps(case, tmp_path, recwarn):
