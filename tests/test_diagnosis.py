@@ -78,7 +78,6 @@ def test_loss_and_gradients_are_those_of_the_network(kind, loss, dtype, rng):
     assert_same_bits(trace.outputs[-1], fnn.activation_forward(trace.outputs[-2], "tanh"), "the last output")
 
 
-@pytest.mark.skipif(not hasattr(fnn.BatchNorm, "groups"), reason="no ghost batches here")
 def test_ghost_batches(rng):
     net = fnn.Sequential([fnn.Dense(6, 9), fnn.BatchNorm(9, virtual_batch_size=8), fnn.Tanh(), fnn.Dense(9, 3)],
                          dtype="float64", seed=1)
@@ -117,6 +116,9 @@ def test_what_the_table_says(rng):
     assert math.isclose(rows[1]["running_distance"], math.sqrt(np.mean(z.mean(axis=0) ** 2 / (z.var(axis=0) + 0.5))))
     ratio = 1.5 / (z.var(axis=0, ddof=1) + 0.5)
     assert math.isclose(rows[1]["running_variance"], np.exp(np.log(ratio).mean()))
+    biased = fnn.Sequential([fnn.BatchNorm(5, running_var_ddof=0), fnn.Dense(5, 2)], dtype="float64")
+    biased.layers[0].running_var = x.var(axis=0)
+    assert math.isclose(fnn.diagnose(biased, x, y).layers[0]["running_variance"], 1)
     assert math.isclose(rows[1]["smallest_variance"], z.var(axis=0).min())
     assert math.isclose(rows[1]["eps_share"], 0.5 / (z.var(axis=0).min() + 0.5))
     g = Trace(net, x, y).gradients[1]
@@ -394,8 +396,7 @@ def test_running_statistics_that_are_stray(data):
     for factor in (5, 0.04):
         net.layers[1].running_var[:5] *= factor
         assert ("stray statistics", 1) in found(net, x, y)
-    z = x @ net.layers[0].weight
-    net.layers[1].running_mean, net.layers[1].running_var = z.mean(axis=0), z.var(axis=0, ddof=1)
+    net.refresh_statistics(x)
     assert not found(net, x, y)
 
 
@@ -460,17 +461,17 @@ def test_an_output_bias_that_does_not_know_the_classes(data, rng):
     net = deep((20, 30, 4), init="xavier_uniform")
     net.layers[2].weight[...] *= 0.1
     assert "93 %" in found(net, x, y)["output bias", 2].message
-    net.layers[2].bias = np.log(np.bincount(y) / len(y))
+    fnn.init.output_bias(net, y)
     assert not found(net, x, y)
     net = deep((20, 30, 2), init="xavier_uniform", loss="sigmoid_cross_entropy")
     net.layers[2].weight[...] *= 0.1
     rare = (rng.random((len(x), 2)) < 0.05).astype(np.float64)
     assert ("output bias", 2) in found(net, x, rare)
-    net.layers[2].bias[...] = -math.log(19)
+    fnn.init.output_bias(net, rare)
     assert not found(net, x, rare)
     net = deep((20, 30, 1), loss="mean_squared_error")
     assert ("output bias", 2) in found(net, x, x[:, :1] + np.float32(10))
-    net.layers[2].bias[...] = 10
+    fnn.init.output_bias(net, x[:, :1] + np.float32(10))
     assert not found(net, x, x[:, :1] + np.float32(10))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastnn import _check
 from fastnn.activation import activation_backward, activation_forward
+from fastnn.init import equal_units
 from fastnn.layers import Activation, BatchNorm, Dense, Dropout
 from fastnn.network import Sequential
 from fastnn.optimizers import SGD
@@ -262,7 +263,7 @@ def _statistics(trace: Trace, i: int) -> tuple[Array, Array]:
 def _strayed(layer: BatchNorm, mean: Array, var: Array, n: int) -> tuple[Array, Array]:
     """By feature: how many standard deviations the running mean is off, and the running variance by that of the rows."""
     off = np.abs(layer.running_mean - mean) / np.sqrt(var + layer.eps)
-    ratio = (layer.running_var + layer.eps) / (var * n / (n - 1) + layer.eps)
+    ratio = (layer.running_var + layer.eps) / (var * n / (n - layer.running_var_ddof) + layer.eps)
     return off, ratio
 
 
@@ -392,8 +393,9 @@ def _of_data(net: Sequential, trace: Trace) -> Iterator[Finding]:
 
 def _of_units(net: Sequential, trace: Trace, rows: list[dict[str, Any]]) -> Iterator[Finding]:
     """Units that are equal, dead or saturated, and biases that do nothing."""
-    for stage, following in zip(trace.stages, trace.stages[1:], strict=False):
-        yield from _equal(net, stage, following)
+    equal = equal_units(net)
+    for stage, following in pairwise(trace.stages):
+        yield from _equal(net, stage, following, equal[stage.dense])
     for i, layer in enumerate(net.layers):
         if isinstance(layer, BatchNorm) and i and (below := net.layers[i - 1]) and isinstance(below, Dense) and below.has_bias:
             yield _finding(i - 1, "bias before batch norm", "its bias does nothing, for batch norm takes the mean away: "
@@ -407,22 +409,14 @@ def _of_units(net: Sequential, trace: Trace, rows: list[dict[str, Any]]) -> Iter
                                            "lower lr, or use xavier_uniform or BatchNorm")
 
 
-def _equal(net: Sequential, stage: Stage, following: Stage) -> Iterator[Finding]:
+def _equal(net: Sequential, stage: Stage, following: Stage, groups: list[list[int]]) -> Iterator[Finding]:
     """Units of a hidden layer that compute the same. They stay equal if what they feed does not tell them apart either."""
-    layers = net.layers[stage.dense:following.dense]
-    own = [a for layer in layers for a in layer.parameters.values()]
-    fed = net.layers[following.dense].parameters["weight"]
-
-    def equal(arrays: list[Array]) -> int:
-        """How many columns have an equal one."""
-        # + 0.0: minus zero is zero
-        columns = np.ascontiguousarray(np.vstack(arrays).T + 0.0)
-        return sum(count for count in Counter(column.tobytes() for column in columns).values() if count > 1)
-
-    if many := equal(own):
-        stay = equal([*own, fed.T]) == many and not any(isinstance(layer, Dropout) for layer in layers)
-        yield _finding(stage.dense, "equal units", f"{many} of {len(fed)} units are equal{' and stay so' if stay else ''}: "
-                                                   f"use a random init such as {_init_for(stage.activation)}")
+    if groups:
+        fed = net.layers[following.dense].parameters["weight"]
+        stay = all((fed[group] == fed[group[0]]).all() for group in groups) and not any(
+            isinstance(layer, Dropout) for layer in net.layers[stage.dense:following.dense])
+        yield _finding(stage.dense, "equal units", f"{sum(map(len, groups))} of {len(fed)} units are equal"
+                       f"{' and stay so' if stay else ''}: use a random init such as {_init_for(stage.activation)}")
 
 
 def _of_depth(net: Sequential, trace: Trace, rows: list[dict[str, Any]]) -> Iterator[Finding]:

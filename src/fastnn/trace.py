@@ -136,7 +136,7 @@ class Trace:
                 h = activation_forward(h, layer.kind)
             elif isinstance(layer, BatchNorm):
                 out = np.empty_like(h)
-                for first, end in _groups(layer, len(h)):
+                for first, end in layer.groups(len(h)):
                     mean, rstd = np.full((2, layer.num_features), np.nan)
                     try:
                         _, mean, rstd = batchnorm_forward(
@@ -164,19 +164,13 @@ class Trace:
                 d = activation_backward(d, self.outputs[i], layer.kind)
             elif isinstance(layer, BatchNorm):
                 dx, sums = np.empty_like(d), []
-                for first, end in _groups(layer, len(d)):
+                for first, end in layer.groups(len(d)):
                     _, *of_group = batchnorm_backward(
                         d[first:end], self.input(i)[first:end], layer.gamma, *statistics[i, first], dx=dx[first:end])
                     sums.append(of_group)
                 d = dx
                 dgamma, dbeta = np.sum(sums, axis=0, dtype=np.float64).astype(net.dtype)
                 self.parameter_gradients |= {f"{i}.gamma": dgamma, f"{i}.beta": dbeta}
-
-
-def _groups(layer: BatchNorm, n_rows: int) -> list[tuple[int, int]]:
-    """The rows that are normalised together: first and behind the last."""
-    groups = getattr(layer, "groups", None)     # of ghost batches
-    return [(0, n_rows)] if groups is None else groups(n_rows)
 
 
 def _stages(net: Sequential) -> list[Stage]:
