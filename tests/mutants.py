@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,13 +114,17 @@ def first_failure(project: Path, files: list[str], excluded: list[str] | None = 
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no", *files,
                *(f"--ignore={name}" for name in excluded or [])]
     environment = os.environ | {"PYTHONPATH": str(project / "src")}
-    try:
-        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    except subprocess.TimeoutExpired:
-        return "(the tests hang)"
+    with subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    ) as run:
+        try:
+            printed, _ = run.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)      # with what the tests have started
+            return "(the tests hang)"
     if run.returncode == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", printed, re.MULTILINE)
     return found[1] if found else f"(the tests end with status {run.returncode})"
 
 
