@@ -200,7 +200,7 @@ def test_batch_size_by_epoch() -> None:
     (lambda: ReduceOnPlateau(0.1, mode="low"), ValueError, "mode"),
     (lambda: ReduceOnPlateau(0.1, monitor=3), TypeError, "monitor"),
     (lambda: schedules.from_config({"kind": "Fancy"}), ValueError, "kind"),
-    (lambda: schedules.from_config({"kind": "Constant", "lr": 1.0}), ValueError, "config"),
+    (lambda: schedules.from_config({"kind": "Constant", "per": "step"}), ValueError, "config"),
     (lambda: fnn.SGD(decay="biases"), ValueError, "decay"),
     (lambda: fnn.SGD(average=1.0), ValueError, "average"),
     (lambda: fnn.SGD(average="ema"), ValueError, "average"),

@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_whole_steps(threads: int, width: int, rows: int, total: i
 # ------------------------------------------------------------------------- any signal, at any moment, any exception
 
 STRUCK = """
-import random, signal, sys, time
+import os, random, signal, sys, tempfile, time
 import numpy as np
 import fastnn as fnn
 
@@ -132,10 +132,10 @@ def strike(number, frame):
 
 signal.signal(signal.SIGALRM, strike)
 
-def struck(action, longest, most=3):
+def struck(action, longest, most=3, kinds=(Struck, KeyboardInterrupt, TimeoutError, StopIteration)):
     # what the action gives; None if a signal came before it had
     global kind
-    kind = wait.choice([Struck, KeyboardInterrupt, TimeoutError, StopIteration])
+    kind = wait.choice(kinds)
     left[0] = wait.choice([1, most])        # some strike while the call before is still on its way out
     result = None
     try:
@@ -261,6 +261,25 @@ def load():
         assert not net._holder
     assert min(seen) > 0 or times < 50
 
+def save():
+    # what reaches the disk when is not the question here
+    os.fsync = lambda fd: None
+    nets = [fnn.Sequential(layers(), seed=seed) for seed in (0, 1)]
+    bits = [net._plan.state.tobytes() for net in nets]
+    with tempfile.TemporaryDirectory() as folder:
+        path = folder + "/net"
+        nets[0].save(path)
+        longest = 1.3 * duration(lambda: nets[0].save(path))
+        seen = [0, 0]
+        for i in attempts():
+            # a second one may strike while it tidies up; json takes StopIteration for its own
+            struck(lambda: nets[i % 2].save(path), longest, 1, (Struck, KeyboardInterrupt, TimeoutError))
+            now = bits.index(fnn.load(path)._plan.state.tobytes())
+            seen[now == i % 2] += 1
+            assert os.listdir(folder) == ["net"]
+            assert not nets[0]._holder and not nets[1]._holder
+    assert min(seen) > 0 or times < 50
+
 def kernels():
     a, weight, bias = (rng.normal(size=shape) for shape in ((300, 200), (200, 300), (300,)))
     gamma, mean, var, grad = bias[:200].copy(), np.zeros(200), np.ones(200), rng.normal(size=a.shape)
@@ -313,7 +332,7 @@ globals()[what]()
 print("struck", count[0])
 """
 
-CALLS = ("fit", "step", "look", "construct", "load", "kernels", "draw", "setting")
+CALLS = ("fit", "step", "look", "construct", "load", "save", "kernels", "draw", "setting")
 
 
 def strike(what: str, times: int, threads: int, seed: int, seconds: float) -> None:

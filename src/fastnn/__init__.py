@@ -13,7 +13,7 @@ from fastnn.activation import activation_backward, activation_forward
 from fastnn.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from fastnn.config import show_config
 from fastnn.dense import dense_backward, dense_forward
-from fastnn.errors import DivergedError
+from fastnn.errors import CheckpointError, DivergedError
 from fastnn.layers import (
     ELU,
     Activation,
@@ -28,7 +28,7 @@ from fastnn.layers import (
     Tanh,
 )
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
-from fastnn.network import Sequential
+from fastnn.network import Sequential, load
 from fastnn.optimizers import SGD
 from fastnn.sgd import sgd_update
 from fastnn.threads import get_num_threads, num_threads, set_num_threads
@@ -39,12 +39,11 @@ if TYPE_CHECKING:
     from fastnn.htmlreport import report
 
 __all__ = [
-    "ELU", "SGD", "Activation", "BatchNorm", "Dense", "Diagnosis", "DivergedError", "Dropout", "History", "LeakyReLU", "ReLU",
-    "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward", "activation_forward",
-    "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "callbacks", "dense_backward", "dense_forward",
-    "diagnose", "get_num_threads", "init", "mean_squared_error", "num_threads", "reference", "report", "schedules",
-    "set_num_threads", "sgd_update",
-    "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "ELU", "SGD", "Activation", "BatchNorm", "CheckpointError", "Dense", "Diagnosis", "DivergedError", "Dropout", "History",
+    "LeakyReLU", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward",
+    "activation_forward", "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "callbacks", "dense_backward",
+    "dense_forward", "diagnose", "get_num_threads", "init", "load", "mean_squared_error", "num_threads", "reference",
+    "report", "schedules", "set_num_threads", "sgd_update", "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]
 
 # What training needs not is imported when it is first asked for: `import fastnn` stays quick.

@@ -7,8 +7,11 @@ ordinary argument takes, because a call on a small array costs as much as its ch
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import numbers
+import os
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -625,6 +628,88 @@ def stopped(
     return DivergedError(f"{'the gradient is not finite' if status == 'gradient' else 'the step leads to infinity'}{finite}")
 
 
+# ---------------------------------------------------------------------------------------------------------- a file
+
+def path(value: Any, name: str) -> str:
+    """A path as a string."""
+    try:
+        value = os.fsdecode(value)
+    except TypeError:
+        raise wrong_kind(value, name, "a str, bytes or os.PathLike") from None
+    if not value or "\0" in value:
+        raise ValueError(f"{name}: expected the name of a file, got {value!r}")
+    return value
+
+
+def describable(value: Any, name: str, kinds: Collection[type]) -> None:
+    """An object of just one of these classes: a file has no code in it."""
+    if type(value) not in kinds:
+        raise TypeError(f"{name}: expected one of fastnn's own classes, which a file can describe, got {_kind(value)}")
+
+
+def options(given: Mapping[str, Any], kind: type) -> None:
+    """A mapping of nothing but arguments of a class, with all that it must have."""
+    instance(given, "config", Mapping, "a mapping")
+    names, needed = _arguments(kind)
+    if missing := sorted(needed - given.keys()):
+        raise ValueError(f"config: expected the option {missing[0]!r} of {kind.__name__}, which is missing")
+    if surplus := sorted(given.keys() - names):
+        raise ValueError(
+            f"config: expected options that {kind.__name__} has, got {_short(surplus[0])}; a newer version may have it")
+
+
+@functools.cache
+def _arguments(kind: type) -> tuple[set[str], set[str]]:
+    """The names of a class's arguments, and which of them have no default."""
+    arguments = inspect.signature(kind).parameters
+    return set(arguments), {name for name, argument in arguments.items() if argument.default is argument.empty}
+
+
+def unknown_init() -> ValueError:
+    return ValueError(
+        "init: expected one to begin with; that of a layer from a file was a callable or an array, which no file holds")
+
+
+def fields(given: Any, name: str, names: Collection[str]) -> Any:
+    """An object of a file with just these fields."""
+    instance(given, name, dict, "an object")
+    if missing := sorted(set(names) - given.keys()):
+        raise ValueError(f"{name}: expected a field {missing[0]!r}, which is missing ({len(missing)} in all)")
+    if surplus := sorted(given.keys() - set(names)):
+        raise ValueError(f"{name}: got a field {_short(surplus[0])}, which does not belong there ({len(surplus)} in all)")
+    return given
+
+
+def stored_array(a: Array, name: str, shape: Shape, dtype: np.dtype[Any]) -> None:
+    if a.dtype != dtype.newbyteorder("<") or a.shape != shape:
+        raise ValueError(f"{name}: expected {dtype} of shape {shape}, got {a.dtype.newbyteorder('=')} of shape {a.shape}")
+
+
+def version(value: Any, own: int) -> None:
+    """The version of a file is one that this fastnn reads."""
+    if not isinstance(value, str) or not value.isascii() or not value.isdecimal() or len(value) > 9 or int(value) < 1:
+        raise ValueError(f"version: expected a number from 1 to {own}, got {_short(value)}")
+    if int(value) > own:
+        raise ValueError(
+            f"version: the file has format version {int(value)}, this fastnn reads up to version {own}; a newer one is needed")
+
+
+def not_hexadecimal(value: Any, name: str, digits: int) -> ValueError:
+    return ValueError(f"{name}: expected {digits} hexadecimal digits, got {_short(value)}")
+
+
+def other_format() -> ValueError:
+    return ValueError("format: expected a file that Sequential.save wrote, got a safetensors file of another kind")
+
+
+def damaged(why: str) -> ValueError:
+    return ValueError(f"the file is damaged, or no network's: {why}")
+
+
+def long_header(length: int, most: int) -> ValueError:
+    return ValueError(f"layers: expected a network whose description takes at most {most} bytes, got {length}: too many layers")
+
+
 # --------------------------------------------------------------------------------------------------------- the slow ways
 
 def _as_float_array(a: Any, name: str, ndim: int | None) -> Array:
@@ -667,6 +752,12 @@ def _same_memory(a: Array, b: Array) -> bool:
 
 def _bad_label(a: Array, name: str, at: int, n_classes: int) -> str:
     return f"{name}: expected labels in [0, {n_classes}), got {a[at]} at index {at}"
+
+
+def _short(value: Any) -> str:
+    """What a file says, which may be long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _first(a: Array) -> str:

@@ -6,7 +6,8 @@ a layer is a description again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,10 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         """What is copied or pickled is the description, free for a network."""
         return self.__dict__ | {"parameters": {}, "statistics": {}, "owner": None}
+
+    def config(self) -> dict[str, Any]:
+        """What `layer_from_config` makes the same layer from: a dict of JSON's values."""
+        return {"layer": type(self).__name__} | {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def width(self, n_in: int | None, name: str) -> int | None:
         """The number of features that come out when `n_in` go in; None is any. ValueError naming `name` if they cannot."""
@@ -124,6 +129,10 @@ class Dense(Layer):
 
     weight = _array_property("parameters", "weight", "(in_features, out_features)")
     bias = _array_property("parameters", "bias", "(out_features,), or None")
+
+    def config(self) -> dict[str, Any]:
+        # a callable or an array, which is not among JSON's values, has done its work
+        return super().config() | {"bias": self.has_bias, "init": self.init if isinstance(self.init, str) else None}
 
     def __repr__(self) -> str:
         return f"Dense({self.in_features}, {self.out_features}{'' if self.has_bias else ', bias=False'})"
@@ -356,3 +365,50 @@ class Dropout(Layer):
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"
+
+
+LAYERS: dict[str, type[Layer]] = {
+    kind.__name__: kind for kind in (
+        Dense, BatchNorm, Activation, ReLU, LeakyReLU, Tanh, Sigmoid, Softsign, Softplus, ELU, Dropout)}
+
+
+def layer_from_config(config: Mapping[str, Any]) -> Layer:
+    """The layer that `Layer.config` described. What it does not mention is as the layer's constructor has it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it describes none.
+    """
+    _check.instance(config, "config", Mapping, "a mapping")
+    kind = LAYERS[_check.choice(config.get("layer"), "layer", LAYERS)]
+    options = {name: value for name, value in config.items() if name != "layer"}
+    _check.options(options, kind)
+    if options.get("init", "") is None:
+        options["init"] = unknown_init
+    return kind(**options)
+
+
+def unknown_init(shape: tuple[int, int], *, rng: np.random.Generator, dtype: Any) -> Array:
+    """The `init` of a layer from a file, where it was a callable or an array."""
+    raise _check.unknown_init()
+
+
+def connected(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], int, int]:
+    """The layers as a tuple, n_in and n_out, if each layer is one, free, and takes what the one before gives."""
+    _check.instance(layers, "layers", list | tuple, "a list of layers")
+    width: int | None = None
+    n_in: int | None = None
+    seen: set[int] = set()
+    for i, layer in enumerate(layers):
+        _check.instance(layer, f"layers[{i}]", Layer, "a layer such as Dense")
+        if layer.bound or id(layer) in seen:
+            raise _check.taken(layer, f"layers[{i}]")
+        seen.add(id(layer))
+        if n_in is None:
+            n_in = layer.in_features if isinstance(layer, Dense) else layer.width(None, "")
+        width = layer.width(width, f"layers[{i}]")
+    if not any(isinstance(layer, Dense) for layer in layers):
+        raise _check.no_dense()
+    assert n_in is not None and width is not None
+    return tuple(layers), n_in, width

@@ -8,16 +8,17 @@ import itertools
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from threading import get_ident
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from fastnn import _check, folding, statistics, symmetry
+from fastnn import _check, folding, saving, statistics, symmetry
 from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
 from fastnn.callbacks import Calls, Run
-from fastnn.layers import BatchNorm, Dense, Layer, Owner
+from fastnn.layers import BatchNorm, Layer, Owner, connected
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD
 from fastnn.plan import FLOAT64, INFERENCE_ROWS, Plan, aligned
@@ -50,7 +51,7 @@ def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatena
     def run(self: Sequential, *args: P.args, **kwargs: P.kwargs) -> R:
         # Ctrl-C, or what another signal's handler raises, may strike whenever a call returns: so who holds the network is not
         # remembered but looked up, without a call.
-        own = object()
+        own = [get_ident(), False]  # whose thread it is, and whether the state is whole: see `_call`
         try:
             if self._holder.setdefault("by", own) is not own:
                 raise _check.busy()
@@ -115,18 +116,19 @@ class Sequential:
         self.dtype = _check.float_dtype(dtype)
         self.loss = _check.choice(loss, "loss", LOSSES)
         initial, training, masks = np.random.SeedSequence(_check.seed(seed)).spawn(3)
-        self.layers = self._connected(layers)
+        self.layers, self.n_in, self.n_out = connected(layers)
         self._rng, self._spare = (np.random.Generator(np.random.PCG64(training)) for _ in range(2))
         self._optimizer: SGD | None = None
         self._velocity: Array | None = None
         self._average: Array | None = None      # float64, laid out like the parameters
+        self._from_file: SGD | None = None      # the optimiser that came with a file, and that nobody else has
         self._trained = (0, 0)  # steps and whole epochs with this optimiser: the time of its schedule
         self._mask_key = int(masks.generate_state(1, np.uint64)[0])
         self._step = 0          # training steps taken, which the dropout masks depend on
         self._epoch = 0         # epochs whose last step was taken
         self._tuner = np.zeros(5, np.float64)
         self._profile: Array | None = None      # see `explain` of the benchmarks: seconds by thread and place
-        self._holder: dict[str, object] = {}
+        self._holder: dict[str, list[int]] = {}
         self.inference_only = False
         rng = np.random.Generator(np.random.PCG64(initial))
         owner = Owner()
@@ -161,6 +163,7 @@ class Sequential:
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         arrays, velocity, average = state.pop("_state"), state.pop("_velocity"), state.pop("_average")
+        self._tuner, self._from_file = np.zeros(5, np.float64), None
         self.__dict__.update(state)
         self.dtype = _check.float_dtype(self.dtype)     # NumPy's own object, which is told by its identity
         self._holder, self._profile = {}, None
@@ -245,6 +248,7 @@ class Sequential:
         starts = _one_batch(x)
         self._enough_rows(starts)
         self._check_optimizer(optimizer)
+        self._hand_over(optimizer)
         return self._run(
             x, y, None, starts, weights=self._weights(sample_weight, None, y), optimizer=optimizer, moves_statistics=True)
 
@@ -304,6 +308,7 @@ class Sequential:
         epochs = _check.integer(epochs, "epochs", least=0)
         optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
         self._check_optimizer(optimizer)
+        self._hand_over(optimizer)
         began = self._trained[1] if optimizer is self._optimizer else 0
         sizes = _batch_sizes(batch_size, began, epochs)
         for size in dict.fromkeys(sizes):
@@ -323,8 +328,7 @@ class Sequential:
         history = History()
         run = Run(self, optimizer, history, epochs, len(x), tuple(metrics))
         try:
-            for callback in calls.begin:
-                callback.on_fit_begin(run)
+            self._call([callback.on_fit_begin for callback in calls.begin], run)
             for i in range(epochs):
                 if run.stopped is not None:
                     break
@@ -338,15 +342,13 @@ class Sequential:
                 run.record = record
                 if plateau is not None:
                     plateau.observe(record)
-                for callback in calls.epoch_end:
-                    callback.on_epoch_end(run)
+                self._call([callback.on_epoch_end for callback in calls.epoch_end], run)
         except BaseException as error:
             run.error = error
             raise
         finally:
             history.stopped = run.stopped
-            for callback in calls.end:
-                callback.on_fit_end(run)
+            self._call([callback.on_fit_end for callback in calls.end], run)
             run.error = None    # which holds on to this frame, and so to the data
         return history
 
@@ -500,25 +502,51 @@ class Sequential:
         net.inference_only = lost or self.inference_only
         return net
 
+    def save(self, path: saving.Path) -> None:
+        """Write the network to a file, for `fastnn.load`: architecture, parameters, running statistics, and all that training
+        goes on with.
+
+        The file is a safetensors file; docs/saving.md describes it. It takes the place of an older one as a whole: whenever the
+        computer stops, the old file is there or the new one. A callback of `fit` may save the network that is being trained.
+
+        Parameters
+        ----------
+        path : str, bytes or os.PathLike
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `path` is no path, or the network has layers or an optimiser that are not fastnn's own.
+        OSError
+            If it cannot be written. The old file is as it was, and nothing is left beside it.
+        RuntimeError
+            If the network is busy training in another thread.
+        """
+        target = _check.path(path, "path")
+        saving.replace(target, self._packed())
+
+    def _packed(self) -> list[bytes | memoryview]:
+        """The file, made while nobody trains, or by a callback of who does."""
+        if self._holder.get("by") == [get_ident(), True]:
+            return saving.packed(self.__getstate__())
+        return self._packed_alone()
+
+    @alone
+    def _packed_alone(self) -> list[bytes | memoryview]:
+        return saving.packed(self.__getstate__())
+
     # ------------------------------------------------------------------------------------------------ the inside
 
-    def _connected(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-        """The layers as a tuple, if each is one, free, and takes what the one before gives; finds n_in and n_out."""
-        _check.instance(layers, "layers", list | tuple, "a list of layers")
-        width: int | None = None
-        n_in: int | None = None
-        for i, layer in enumerate(layers):
-            _check.instance(layer, f"layers[{i}]", Layer, "a layer such as Dense")
-            if layer.bound or any(layer is other for other in layers[:i]):
-                raise _check.taken(layer, f"layers[{i}]")
-            if n_in is None:
-                n_in = layer.in_features if isinstance(layer, Dense) else layer.width(None, "")
-            width = layer.width(width, f"layers[{i}]")
-        if not any(isinstance(layer, Dense) for layer in layers):
-            raise _check.no_dense()
-        assert n_in is not None and width is not None
-        self.n_in, self.n_out = n_in, width
-        return tuple(layers)
+    def _call(self, callbacks: Iterable[Callable[[Run], None]], run: Run) -> None:
+        """Call back. Meanwhile the network is held, but its state is whole, and the thread that holds it may save it."""
+        by = self._holder["by"]
+        by[1] = True
+        try:
+            for callback in callbacks:
+                callback(run)
+        finally:
+            # no call here, see `_run`
+            by[1] = False
 
     def _replace(self, arrays: Mapping[str, Array]) -> None:
         """Take these arrays of the state, which are fit for it, in one piece: Ctrl-C falls before it or behind it."""
@@ -540,6 +568,13 @@ class Sequential:
         if not isinstance(optimizer.lr, Schedule):
             _check.coefficient(optimizer.lr, "lr", self.dtype)
         _check.coefficient(optimizer.weight_decay, "weight_decay", self.dtype)
+
+    def _hand_over(self, optimizer: SGD) -> None:
+        """An optimiser of the same options takes the place of the one from a file: a script run again makes a new one."""
+        own = self._optimizer
+        if own is not None and own is self._from_file and type(optimizer) is SGD and optimizer.config() == own.config():
+            optimizer.load_state(own.state())
+            self._optimizer = optimizer
 
     def _rates(self, optimizer: SGD, n_steps: int) -> Array:
         """The learning rates of the next steps, one for all or one for each."""
@@ -637,32 +672,31 @@ class Sequential:
         lrs = self._rates(optimizer, n_steps)
         started = time.perf_counter()
         steps, epoch, order, sums = self._step, self._epoch + 1, None, np.zeros(5, np.float64)
-        taken = 0
+        taken, rng = 0, self._rng
         if shuffle:
             self._spare.bit_generator.state = self._rng.bit_generator.state
-        try:
-            if shuffle:
-                order = self._spare.permutation(len(x))
-            while taken < n_steps and run.stopped is None:
-                # up to the next step that a callback waits for
-                to = int(min(n_steps, taken + calls.next_step(run.step) - run.step))
+            order = self._spare.permutation(len(x))
+        while taken < n_steps and run.stopped is None:
+            # up to the next step that a callback waits for
+            to = int(min(n_steps, taken + calls.next_step(run.step) - run.step))
+            try:
                 self._run(
                     x, y, order, starts[taken:to + 1], weights=weights, optimizer=optimizer,
                     lrs=lrs if len(lrs) == 1 else lrs[taken:to], moves_statistics=True, check_x=check_finite, sums=sums,
                     at=(taken, f" of epoch {epoch}"), run=run, calls=calls if calls.tick else None)
-                run.step += self._step - steps - taken
-                taken = self._step - steps
-                run.row = int(starts[taken] - starts[0])
-                calls.on_step(run)
-                if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
-                    calls.on_tick(run)
-        finally:
-            # no call here, see `_run`
-            if shuffle and self._step != steps:
-                self._rng, self._spare = self._spare, self._rng
-            if self._step == steps + n_steps:
-                self._epoch += 1
-                self._trained = self._trained[0], self._trained[1] + 1
+            finally:
+                # no call here, see `_run`
+                if shuffle and self._step != steps and self._rng is rng:
+                    self._rng, self._spare = self._spare, self._rng
+                if self._step == steps + n_steps:
+                    self._epoch += 1
+                    self._trained = self._trained[0], self._trained[1] + 1
+            run.step += self._step - steps - taken
+            taken = self._step - steps
+            run.row = int(starts[taken] - starts[0])
+            self._call([calls.on_step], run)
+            if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
+                calls.on_tick(run)
         seconds = time.perf_counter() - started
         weight = run.row
         if weights is not None:
@@ -734,6 +768,31 @@ class Sequential:
             where = "" if at is None else f" at step {at[0] + progress[0]}{at[1]}"
             raise _check.stopped(status, x, y, row, int(bad[1]), self.dtype, self.n_out, sums[4], where)
         return float(sums[4])
+
+
+def load(path: saving.Path) -> Sequential:
+    """The network that `Sequential.save` wrote, in the state that it was in.
+
+    ``net.fit(...)`` without an optimiser, or with one of the same options, goes on with the one that it was trained with last,
+    its velocity and all; the result is that of training without a break, to the last bit.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, no network's, or of a newer version.
+    OSError
+        If it cannot be read.
+    """
+    path = _check.path(path, "path")
+    net = Sequential.__new__(Sequential)
+    with saving.refusing(path):
+        net.__setstate__(saving.load(path))
+        net._from_file = net._optimizer
+    return net
 
 
 def _one_batch(x: Array) -> Array:

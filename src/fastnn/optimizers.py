@@ -41,7 +41,8 @@ class SGD:
     Notes
     -----
     The velocity and the average belong to the network, and so does the time of a schedule. They go on as long as a network is
-    trained with one and the same optimiser object, and start anew with another.
+    trained with one and the same optimiser object, and start anew with another. But the optimiser of a network from a file is
+    replaced by the first one with the same options, which goes on as it would have.
     """
 
     def __init__(
@@ -65,10 +66,21 @@ class SGD:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SGD:
         """The optimiser that `config` described; TypeError or ValueError if it describes none."""
-        _check.entries(config, "config", set(OPTIONS))
+        _check.options(config, cls)
         options = dict(config)
-        lr = options.pop("lr")
-        return cls(from_config(lr) if isinstance(lr, Mapping) else lr, **options)
+        if isinstance(options.get("lr"), Mapping):
+            options["lr"] = from_config(options["lr"])
+        return cls(**options)
+
+    def state(self) -> dict[str, Any]:
+        """What its schedule has learnt so far, if it is one that learns."""
+        return self.lr.state() if isinstance(self.lr, Schedule) else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        _check.entries(state, "state", self.state().keys())
+        if isinstance(self.lr, Schedule):
+            self.lr.load_state(state)
 
     def __repr__(self) -> str:
         return f"SGD({', '.join(f'{name}={getattr(self, name)!r}' for name in OPTIONS)})"

@@ -226,7 +226,7 @@ class Plan:
                 op["kind"], op["eps"], op["momentum"] = engine.OPS["batchnorm"], layer.eps, layer.momentum
                 op["first"], op["second"] = (address(layer.parameters[name]) for name in ("gamma", "beta"))
                 op["running_mean"], op["running_var"] = (address(layer.statistics[name]) for name in layer.statistics)
-                op["group"], op["ddof"] = layer.virtual_batch_size or 0, layer.running_var_ddof
+                op["group"], op["ddof"] = min(layer.virtual_batch_size or 0, n), layer.running_var_ddof
                 groups = len(layer.groups(n))
                 op["mean"], op["rstd"] = place(groups * width, 8), place(groups * width, 8)
                 x, kept, learns = place(n * ld), False, True

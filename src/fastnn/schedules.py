@@ -8,6 +8,7 @@ A schedule is a function of the time t since a network began to train with an op
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -335,8 +336,8 @@ class Watch:
         self.waited = 0
 
     def see(self, value: float) -> bool:
-        """Whether this value is the best one. NaN never is."""
-        if value == value if self.best is None else self.sign * (self.best - value) > self.min_delta:
+        """Whether this value is the best one. NaN and infinity never are."""
+        if math.isfinite(value) and (self.best is None or self.sign * (self.best - value) > self.min_delta):
             self.best, self.waited = float(value), 0
             return True
         self.waited += 1
@@ -369,6 +370,6 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     """
     _check.instance(config, "config", Mapping, "a mapping")
     kind = KINDS[_check.choice(config.get("kind"), "kind", KINDS)]
-    names = _fields(kind)
-    _check.entries(config, "config", {*names, "kind"})
-    return kind(**{name: from_config(config[name]) if isinstance(config[name], Mapping) else config[name] for name in names})
+    options = {name: value for name, value in config.items() if name != "kind"}
+    _check.options(options, kind)
+    return kind(**{name: from_config(value) if isinstance(value, Mapping) else value for name, value in options.items()})
