@@ -115,7 +115,8 @@ def first_failure(project: Path, files: list[str], excluded: list[str] | None = 
                *(f"--ignore={name}" for name in excluded or [])]
     environment = os.environ | {"PYTHONPATH": str(project / "src")}
     with subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
     ) as run:
         try:
             printed, _ = run.communicate(timeout=240)

@@ -16,7 +16,7 @@ from test_training import bits, build, random_data
 
 import fastnn as fnn
 from fastnn import network
-from fastnn.callbacks import Callback, EarlyStopping, MaxSteps, MaxTime, ProgressBar, Run, StopAt, TensorBoard
+from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, MaxSteps, MaxTime, ProgressBar, Run, StopAt, TensorBoard
 
 
 class Record(Callback):
@@ -254,7 +254,42 @@ def test_stop_at_a_target() -> None:
     assert len(history.epochs) == 3
 
 
+@pytest.mark.parametrize(("options", "epochs"), [
+    ({}, [1, 2, 3, 4, 5]), ({"every_epochs": 2}, [2, 4]),
+    ({"every_seconds": 1e9}, []), ({"every_seconds": 1e-9}, [1, 2, 3, 4, 5]), ({"every_epochs": 3, "every_seconds": 1e9}, [3]),
+])
+def test_checkpoints(options: dict[str, Any], epochs: list[int], tmp_path: Path) -> None:
+    x, y = random_data()
+    states = {}
+
+    def keep(run: Run) -> None:
+        states[run.record["epoch"]] = bits(run.net)
+
+    checkpoint = Checkpoint(tmp_path / "at-{epoch}.safetensors", **options)
+    net = build()
+    net.fit(x, y, epochs=5, callbacks=[keep, checkpoint])
+    assert {path.name for path in tmp_path.iterdir()} == {f"at-{epoch}.safetensors" for epoch in epochs}
+    for epoch in epochs:
+        assert bits(fnn.load(tmp_path / f"at-{epoch}.safetensors")) == states[epoch]
+    if epochs:
+        # goes on to the end as the network itself would
+        late = fnn.load(tmp_path / f"at-{epochs[-1]}.safetensors")
+        late.fit(x, y, epochs=5 - epochs[-1])
+        assert bits(late) == bits(net)
+
+
+def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    x, y = random_data()
+    net = build()
+    net.fit(x, y, epochs=3, callbacks=[Checkpoint(str(tmp_path / "net.safetensors"))])
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+    assert bits(fnn.load(tmp_path / "net.safetensors")) == bits(net)
+
+
 @pytest.mark.parametrize(("make", "error", "name"), [
+    (lambda: Checkpoint(3), TypeError, "path"),
+    (lambda: Checkpoint("a", every_epochs=0), ValueError, "every_epochs"),
+    (lambda: Checkpoint("a", every_seconds=0), ValueError, "every_seconds"),
     (lambda: EarlyStopping(patience=-1), ValueError, "patience"),
     (lambda: EarlyStopping(3), TypeError, "monitor"),
     (lambda: EarlyStopping(mode="up"), ValueError, "mode"),

@@ -248,6 +248,41 @@ class MaxSteps(Callback):
         run.stop(f"{self.every} steps have been taken")
 
 
+class Checkpoint(Callback):
+    """Save the network after an epoch, by `Sequential.save`.
+
+    Parameters
+    ----------
+    path : str or path
+        ``{epoch}`` in it becomes the number of the epoch; otherwise each file takes the place of the one before.
+    every_epochs : int, optional
+        Epochs between two files. With neither this nor `every_seconds` it is 1.
+    every_seconds : float, optional
+        Save after the first epoch that ends so long after the last file, or after the beginning.
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], *, every_epochs: int | None = None, every_seconds: float | None = None,
+    ) -> None:
+        _check.instance(path, "path", str | PathLike, "a path")
+        self.path = fspath(path)
+        self.every_epochs = None if every_epochs is None else _check.integer(every_epochs, "every_epochs", least=1)
+        self.every_seconds = None if every_seconds is None else _check.positive(every_seconds, "every_seconds")
+        if self.every_epochs is None and self.every_seconds is None:
+            self.every_epochs = 1
+        self._last_epoch, self._last_time = 0, 0.0
+
+    def on_fit_begin(self, run: Run) -> None:
+        self._last_epoch, self._last_time = 0, time.monotonic()
+
+    def on_epoch_end(self, run: Run) -> None:
+        now = time.monotonic()
+        epochs = self.every_epochs is not None and run.epoch - self._last_epoch >= self.every_epochs
+        if epochs or (self.every_seconds is not None and now - self._last_time >= self.every_seconds):
+            run.net.save(self.path.replace("{epoch}", str(run.record["epoch"])))
+            self._last_epoch, self._last_time = run.epoch, now
+
+
 class ProgressBar(Callback):
     """How far it is, the loss, the validation and rows per second, on standard error.
 
