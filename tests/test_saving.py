@@ -387,7 +387,7 @@ def test_a_callback_saves_the_network_that_is_trained(tmp_path: Path, name: str,
         again = fnn.load(tmp_path / f"step {step}")
         # an epoch that has begun is over for the generator
         assert (whole(again)["_rng"] != fresh["_rng"]) == shuffle
-        if name == "plateau":   # whose schedule has seen the epoch that was cut short
+        if name == "plateau" and step % 10 == 0:    # whose schedule looks at the epoch after its last step
             assert again._step == step
         else:
             assert whole(again) == whole(stopped), step

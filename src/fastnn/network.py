@@ -9,12 +9,13 @@ import time
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from threading import get_ident
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from fastnn import _check, folding, saving, statistics, symmetry
+from fastnn import _check, folding, statistics, symmetry
 from fastnn._kernels import by_dtype, engine
 from fastnn.activation import activation_forward
 from fastnn.callbacks import Calls, Run
@@ -27,6 +28,7 @@ from fastnn.threads import automatic, get_num_threads
 from fastnn.training import History, batch_starts, chunks
 
 Array = np.ndarray
+Path = str | bytes | PathLike[str] | PathLike[bytes]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -340,7 +342,7 @@ class Sequential:
                     record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
                 history.epochs.append(record)
                 run.record = record
-                if plateau is not None:
+                if plateau is not None and self._epoch == record["epoch"]:      # none that was cut short
                     plateau.observe(record)
                 self._call([callback.on_epoch_end for callback in calls.epoch_end], run)
         except BaseException as error:
@@ -502,7 +504,7 @@ class Sequential:
         net.inference_only = lost or self.inference_only
         return net
 
-    def save(self, path: saving.Path) -> None:
+    def save(self, path: Path) -> None:
         """Write the network to a file, for `fastnn.load`: architecture, parameters, running statistics, and all that training
         goes on with.
 
@@ -522,18 +524,15 @@ class Sequential:
         RuntimeError
             If the network is busy training in another thread.
         """
+        from fastnn import saving  # which few runs need, and the time to import its checksum
         target = _check.path(path, "path")
-        saving.replace(target, self._packed())
-
-    def _packed(self) -> list[bytes | memoryview]:
-        """The file, made while nobody trains, or by a callback of who does."""
-        if self._holder.get("by") == [get_ident(), True]:
-            return saving.packed(self.__getstate__())
-        return self._packed_alone()
+        # a copy, made while nobody trains, or by a callback of who does
+        state = self.__getstate__() if self._holder.get("by") == [get_ident(), True] else self._state_alone()
+        saving.replace(target, saving.packed(state))
 
     @alone
-    def _packed_alone(self) -> list[bytes | memoryview]:
-        return saving.packed(self.__getstate__())
+    def _state_alone(self) -> dict[str, Any]:
+        return self.__getstate__()
 
     # ------------------------------------------------------------------------------------------------ the inside
 
@@ -770,7 +769,7 @@ class Sequential:
         return float(sums[4])
 
 
-def load(path: saving.Path) -> Sequential:
+def load(path: Path) -> Sequential:
     """The network that `Sequential.save` wrote, in the state that it was in.
 
     ``net.fit(...)`` without an optimiser, or with one of the same options, goes on with the one that it was trained with last,
@@ -787,6 +786,7 @@ def load(path: saving.Path) -> Sequential:
     OSError
         If it cannot be read.
     """
+    from fastnn import saving
     path = _check.path(path, "path")
     net = Sequential.__new__(Sequential)
     with saving.refusing(path):

@@ -16,7 +16,6 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from fastnn.layers import LAYERS, connected, layer_from_config
 from fastnn.optimizers import SGD
 
 Array = np.ndarray
-Path = str | bytes | PathLike[str] | PathLike[bytes]
 
 FORMAT = "fastnn"
 VERSION = 1

@@ -7,10 +7,8 @@ A schedule is a function of the time t since a network began to train with an op
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ PER = ("step", "epoch")
 class Schedule:
     """What the schedules have in common. Not for use by itself; called with times (N,), one gives rates (N,), both float64."""
 
+    OPTIONS: tuple[str, ...] = ()   # the arguments, each an attribute
     per: str
 
     def __call__(self, t: Array) -> Array:
@@ -36,7 +35,7 @@ class Schedule:
 
     def config(self) -> dict[str, Any]:
         """What `from_config` makes the same schedule from: a dict of numbers, strings and such dicts."""
-        values = {name: getattr(self, name) for name in _fields(type(self))}
+        values = {name: getattr(self, name) for name in self.OPTIONS}
         return {"kind": type(self).__name__} | {
             name: value.config() if isinstance(value, Schedule) else value for name, value in values.items()}
 
@@ -48,39 +47,30 @@ class Schedule:
         """Go on from what `state` gave."""
         _check.entries(state, "state", self.state().keys())
 
-    def _checked(self, **kinds: Any) -> None:
-        """Replace the fields by what their checks return."""
-        for name, check in kinds.items():
-            object.__setattr__(self, name, check(getattr(self, name), name))
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.OPTIONS)})"
 
 
-def _fields(kind: type[Schedule]) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]    # type: ignore[arg-type]
-
-
-def _per(value: Any, name: str) -> str:
-    return _check.choice(value, name, PER)
+def _per(value: Any) -> str:
+    return _check.choice(value, "per", PER)
 
 
 def _length(value: Any, name: str) -> int:
     return _check.integer(value, name, least=1)
 
 
-@dataclass(frozen=True)
 class Constant(Schedule):
     """The same rate at all times."""
 
-    lr: float
-    per: str = "step"
+    OPTIONS = ("lr", "per")
 
-    def __post_init__(self) -> None:
-        self._checked(lr=_check.non_negative, per=_per)
+    def __init__(self, lr: float, per: str = "step") -> None:
+        self.lr, self.per = _check.non_negative(lr, "lr"), _per(per)
 
     def __call__(self, t: Array) -> Array:
         return np.full(len(t), self.lr)
 
 
-@dataclass(frozen=True)
 class LinearDecay(Schedule):
     """``(1 - a) lr + a final`` with ``a = t / tau``, and `final` from tau on: Goodfellow et al. (2016), equation 8.14.
 
@@ -94,23 +84,17 @@ class LinearDecay(Schedule):
     per : {"step", "epoch"}
     """
 
-    lr: float
-    tau: int
-    final: float | None = None
-    per: str = "step"
+    OPTIONS = ("lr", "tau", "final", "per")
 
-    def __post_init__(self) -> None:
-        if self.final is None:
-            object.__setattr__(self, "final", 0.01 * _check.non_negative(self.lr, "lr"))
-        self._checked(lr=_check.non_negative, tau=_length, final=_check.non_negative, per=_per)
+    def __init__(self, lr: float, tau: int, final: float | None = None, per: str = "step") -> None:
+        self.lr, self.tau, self.per = _check.non_negative(lr, "lr"), _length(tau, "tau"), _per(per)
+        self.final = 0.01 * self.lr if final is None else _check.non_negative(final, "final")
 
     def __call__(self, t: Array) -> Array:
-        assert self.final is not None
         a = np.minimum(t / self.tau, 1)
         return (1 - a) * self.lr + a * self.final
 
 
-@dataclass(frozen=True)
 class StepDecay(Schedule):
     """``lr factor^floor(t / every)``.
 
@@ -124,35 +108,29 @@ class StepDecay(Schedule):
     per : {"step", "epoch"}
     """
 
-    lr: float
-    every: int
-    factor: float = 0.1
-    per: str = "epoch"
+    OPTIONS = ("lr", "every", "factor", "per")
 
-    def __post_init__(self) -> None:
-        self._checked(lr=_check.non_negative, every=_length, factor=_check.positive, per=_per)
+    def __init__(self, lr: float, every: int, factor: float = 0.1, per: str = "epoch") -> None:
+        self.lr, self.every, self.per = _check.non_negative(lr, "lr"), _length(every, "every"), _per(per)
+        self.factor = _check.positive(factor, "factor")
 
     def __call__(self, t: Array) -> Array:
         return self.lr * self.factor ** np.floor(t / self.every)
 
 
-@dataclass(frozen=True)
 class ExponentialDecay(Schedule):
     """``lr factor^(t / every)``; arguments as for `StepDecay`."""
 
-    lr: float
-    factor: float
-    every: int = 1
-    per: str = "epoch"
+    OPTIONS = ("lr", "factor", "every", "per")
 
-    def __post_init__(self) -> None:
-        self._checked(lr=_check.non_negative, factor=_check.positive, every=_length, per=_per)
+    def __init__(self, lr: float, factor: float, every: int = 1, per: str = "epoch") -> None:
+        self.lr, self.every, self.per = _check.non_negative(lr, "lr"), _length(every, "every"), _per(per)
+        self.factor = _check.positive(factor, "factor")
 
     def __call__(self, t: Array) -> Array:
         return self.lr * self.factor ** (t / self.every)
 
 
-@dataclass(frozen=True)
 class Cosine(Schedule):
     """``final + (lr - final) (1 + cos(pi t / length)) / 2``, then `final`: Loshchilov & Hutter (2017), equation 5, one period.
 
@@ -165,19 +143,16 @@ class Cosine(Schedule):
     per : {"step", "epoch"}
     """
 
-    lr: float
-    length: int
-    final: float = 0.0
-    per: str = "step"
+    OPTIONS = ("lr", "length", "final", "per")
 
-    def __post_init__(self) -> None:
-        self._checked(lr=_check.non_negative, length=_length, final=_check.non_negative, per=_per)
+    def __init__(self, lr: float, length: int, final: float = 0.0, per: str = "step") -> None:
+        self.lr, self.length, self.per = _check.non_negative(lr, "lr"), _length(length, "length"), _per(per)
+        self.final = _check.non_negative(final, "final")
 
     def __call__(self, t: Array) -> Array:
         return _cosine(self.lr, self.final, t / self.length)
 
 
-@dataclass(frozen=True)
 class WarmUp(Schedule):
     """From `start` in a straight line to what `schedule` begins with, in the time `length`; then `schedule` itself.
 
@@ -191,20 +166,13 @@ class WarmUp(Schedule):
     start : float
     """
 
-    schedule: Schedule
-    length: int
-    start: float = 0.0
+    OPTIONS = ("schedule", "length", "start")
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            object.__setattr__(self, "schedule", Constant(_check.non_negative(self.schedule, "schedule")))
+    def __init__(self, schedule: Schedule | float, length: int, start: float = 0.0) -> None:
+        self.schedule = schedule if isinstance(schedule, Schedule) else Constant(_check.non_negative(schedule, "schedule"))
         if self.schedule.state():
-            raise _check.wrong_kind(self.schedule, "schedule", "a schedule that depends on the time alone")
-        self._checked(length=_length, start=_check.non_negative)
-
-    @property
-    def per(self) -> str:   # type: ignore[override]
-        return self.schedule.per
+            raise _check.wrong_kind(schedule, "schedule", "a schedule that depends on the time alone")
+        self.length, self.start, self.per = _length(length, "length"), _check.non_negative(start, "start"), self.schedule.per
 
     def __call__(self, t: Array) -> Array:
         a = t / self.length
@@ -212,7 +180,6 @@ class WarmUp(Schedule):
         return np.where(a < 1, rising, self.schedule(np.maximum(t - self.length, 0)))
 
 
-@dataclass(frozen=True)
 class OneCycle(Schedule):
     """Up to `lr` and down again, each along half a cosine: Smith & Topin (2018), with the defaults of PyTorch.
 
@@ -231,30 +198,23 @@ class OneCycle(Schedule):
     per : {"step", "epoch"}
     """
 
-    lr: float
-    length: int
-    rise: float = 0.3
-    start: float | None = None
-    final: float | None = None
-    per: str = "step"
+    OPTIONS = ("lr", "length", "rise", "start", "final", "per")
 
-    def __post_init__(self) -> None:
-        if self.start is None:
-            object.__setattr__(self, "start", _check.non_negative(self.lr, "lr") / 25)
-        if self.final is None:
-            object.__setattr__(self, "final", _check.non_negative(self.start, "start") / 1e4)
-        self._checked(
-            lr=_check.non_negative, length=_length, rise=_check.inner_fraction, start=_check.non_negative,
-            final=_check.non_negative, per=_per)
+    def __init__(
+        self, lr: float, length: int, rise: float = 0.3, start: float | None = None, final: float | None = None,
+        per: str = "step",
+    ) -> None:
+        self.lr, self.length, self.per = _check.non_negative(lr, "lr"), _length(length, "length"), _per(per)
+        self.rise = _check.inner_fraction(rise, "rise")
+        self.start = self.lr / 25 if start is None else _check.non_negative(start, "start")
+        self.final = self.start / 1e4 if final is None else _check.non_negative(final, "final")
 
     def __call__(self, t: Array) -> Array:
-        assert self.start is not None and self.final is not None
         top = self.rise * self.length
         falling = _cosine(self.lr, self.final, (t - top) / (self.length - top))
         return np.where(t < top, _cosine(self.start, self.lr, t / top), falling)
 
 
-@dataclass
 class ReduceOnPlateau(Schedule):
     """The rate times `factor` whenever a number of the history has not got better for more than `patience` epochs.
 
@@ -277,20 +237,17 @@ class ReduceOnPlateau(Schedule):
         The rate does not fall below it.
     """
 
-    lr: float
-    factor: float = 0.1
-    patience: int = 10
-    monitor: str = "val_loss"
-    mode: str | None = None
-    min_delta: float = 0.0
-    min_lr: float = 0.0
+    OPTIONS = ("lr", "factor", "patience", "monitor", "mode", "min_delta", "min_lr")
+    per = "epoch"
 
-    def __post_init__(self) -> None:
-        self._checked(
-            lr=_check.non_negative, factor=_check.inner_fraction, patience=_check.count, monitor=_check.string,
-            min_delta=_check.non_negative, min_lr=_check.non_negative)
-        self.per = "epoch"
-        self.mode = better(self.mode, self.monitor)
+    def __init__(
+        self, lr: float, factor: float = 0.1, patience: int = 10, monitor: str = "val_loss", mode: str | None = None,
+        min_delta: float = 0.0, min_lr: float = 0.0,
+    ) -> None:
+        self.lr, self.factor = _check.non_negative(lr, "lr"), _check.inner_fraction(factor, "factor")
+        self.patience, self.monitor = _check.count(patience, "patience"), _check.string(monitor, "monitor")
+        self.mode = better(mode, monitor)
+        self.min_delta, self.min_lr = _check.non_negative(min_delta, "min_delta"), _check.non_negative(min_lr, "min_lr")
         self._now = self.lr
         self._watch = Watch(self.mode, self.min_delta)
 
