@@ -25,7 +25,7 @@ from fastnn.optimizers import SGD
 from fastnn.plan import FLOAT64, INFERENCE_ROWS, Plan, aligned
 from fastnn.schedules import ReduceOnPlateau, Schedule
 from fastnn.threads import automatic, get_num_threads
-from fastnn.training import History, batch_starts, chunks
+from fastnn.training import History, batch_starts, chunks, first_and_last
 
 Array = np.ndarray
 Path = str | bytes | PathLike[str] | PathLike[bytes]
@@ -615,7 +615,7 @@ class Sequential:
         """Refuse what cannot be done in training mode before anything has changed: batch norm has no variance of one row."""
         if self.inference_only:
             raise _check.inference_only()
-        if any(isinstance(layer, BatchNorm) for layer in self.layers) and np.diff(starts).min() < 2:
+        if any(isinstance(layer, BatchNorm) for layer in self.layers) and min(first_and_last(starts)) < 2:
             raise _check.batch_of_one(len(starts) > 2)
 
     def _outputs(self, x: Array) -> Array:
@@ -714,7 +714,7 @@ class Sequential:
         `sums` goes on adding up losses; `at` says which step of which epoch is the first, in the words of an error.
         """
         plan = self._plan
-        n = int(np.diff(starts).max())
+        n = max(first_and_last(starts))
         work = plan.workspace(n)
         n_threads = self._threads(n, plan.n_weights)
         sgd = optimizer or SGD()

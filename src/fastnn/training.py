@@ -76,6 +76,11 @@ def batch_starts(n_rows: int, batch_size: int, last_batch: str) -> np.ndarray:
     return starts
 
 
+def first_and_last(starts: np.ndarray) -> tuple[int, int]:
+    """The rows of the first batch, which are those of all but the last, and of the last one."""
+    return int(starts[1] - starts[0]), int(starts[-1] - starts[-2])
+
+
 def chunks(n_rows: int, size: int) -> Iterator[tuple[int, int]]:
     """Consecutive runs of at most `size` rows."""
     for start in range(0, n_rows, size):
