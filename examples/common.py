@@ -105,7 +105,7 @@ def number(value: float | str) -> str:
 def show(title: str, claims: Sequence[Claim]) -> None:
     """Print a line for each claim."""
     lines = [[c.name, number(c.measured), number(c.source), c.band + ("" if c.holds else "  MISSED")] for c in claims]
-    _print(title, ["", "measured", "source", "band"], lines)
+    show_table(title, ["", "measured", "source", "band"], lines)
 
 
 def show_grid(title: str, corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[Claim]]) -> None:
@@ -114,11 +114,11 @@ def show_grid(title: str, corner: str, columns: Sequence[str], rows: Mapping[str
         [name, *(f"{number(c.measured)} ({number(c.source)}){'' if c.holds else ' MISSED'}" for c in claims)]
         for name, claims in rows.items()
     ]
-    _print(f"{title}: measured (source)", [corner, *columns], lines)
+    show_table(f"{title}: measured (source)", [corner, *columns], lines)
 
 
-def _print(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A Markdown table, aligned."""
+def show_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table, aligned."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     print(f"\n{title}\n")
     for line in (head, ["-" * width for width in widths], *lines):
@@ -162,3 +162,8 @@ def frame(panel: Any, *, title: str = "", xlabel: str = "", ylabel: str = "") ->
     panel.set_title(title, fontsize=9, color=INK)
     panel.set_xlabel(xlabel, fontsize=8.5, color=INK)
     panel.set_ylabel(ylabel, fontsize=8.5, color=INK)
+
+
+def thousands(value: float, _: int) -> str:
+    """How an axis of many steps writes its ticks: 10K."""
+    return f"{value / 1000:g}K" if value else "0"

@@ -12,9 +12,10 @@ from examples import common
 from examples.common import Claim
 
 QUICK = ("jacobian_singular_values", "simultaneous_update")
-SLOW = ("activations_by_depth", "glorot_figures", "he_and_xavier", "limits_of_batch_norm", "momentum_and_schedule",
-        "symmetry_breaking")
-NEED_DIGITS = ("he_and_xavier", "limits_of_batch_norm", "symmetry_breaking")
+SLOW = ("activations_by_depth", "batchnorm_curves", "glorot_figures", "glorot_table", "he_and_xavier", "limits_of_batch_norm",
+        "momentum_and_schedule", "scale_and_rate", "symmetry_breaking", "train_eval_trap")
+NEED_DIGITS = ("batchnorm_curves", "glorot_table", "he_and_xavier", "limits_of_batch_norm", "scale_and_rate",
+               "symmetry_breaking", "train_eval_trap")
 
 
 def options(mnist: Path | None = None, out: Path = Path()) -> common.Options:
