@@ -119,7 +119,7 @@ def first_failure(project: Path, files: list[str], excluded: list[str] | None = 
         start_new_session=True,
     ) as run:
         try:
-            printed, _ = run.communicate(timeout=240)
+            printed, _ = run.communicate(timeout=150)
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)      # with what the tests have started
             return "(the tests hang)"

@@ -230,7 +230,7 @@ def fitted_until(
         except ValueError as error:
             caught.append(error)
 
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=train, daemon=True)
     thread.start()
     end = time.monotonic() + 20
     while (net.layers[0].weight == before).all() and time.monotonic() < end:
