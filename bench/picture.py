@@ -81,7 +81,7 @@ def _label(rows: Sequence[Row], name: str, dtype: str) -> str:
     """The net, and its dtype where that is not the usual one; the time of fastnn's step with the fewest threads."""
     row = next(row for row in rows if (row.name, row.dtype) == (name, dtype))
     us = 1e6 * row.times["fastnn"].median
-    step = f"{us:.0f} µs" if us < 1000 else f"{us / 1000:.1f} ms"
+    step = f"{us:.2g} µs" if us < 10 else f"{us:.0f} µs" if us < 1000 else f"{us / 1000:.1f} ms"
     return f"{name}{'' if dtype == 'float32' else ' ' + dtype}\n{step}"
 
 

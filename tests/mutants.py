@@ -88,7 +88,7 @@ MUTANTS = [
     Mutant("Ctrl-C heard only at the end of an epoch", "src/fastnn/network.py",
            "PATIENCE = 0.05 ", "PATIENCE = 1e9 ", "signals engine"),
     Mutant("a failed first step has shuffled already", "src/fastnn/network.py",
-           "if shuffle and self._step != steps:", "if shuffle:", "training"),
+           "if shuffle and self._step != steps and self._rng is rng:", "if shuffle and self._rng is rng:", "training"),
     Mutant("an error leaves the network busy", "src/fastnn/network.py",
            "                del self._holder[\"by\"]\n", "                pass\n", "training network"),
 ]
