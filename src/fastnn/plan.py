@@ -64,7 +64,7 @@ def aligned(size: int, dtype: np.dtype[Any]) -> Array:
     # NumPy asks for huge pages for what it does not zero itself
     raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
     raw.fill(0)
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -address(raw) % ALIGNMENT
     return raw[start:start + size * dtype.itemsize].view(dtype)
 
 
@@ -267,4 +267,4 @@ class Plan:
 
 
 def address(a: Array | None) -> int:
-    return 0 if a is None else a.ctypes.data
+    return 0 if a is None else int(a.__array_interface__["data"][0])
