@@ -60,7 +60,7 @@ def test_torch_equals_reference(op: kernels.Op) -> None:
 
 def test_every_careful_call_can_be_repeated() -> None:
     for op in kernels.OPS:
-        if op.name in ("batchnorm_forward", "sgd_update"):  # these move on
+        if op.name in ("batchnorm_forward", "sgd_update", "adam_update"):  # these move on
             continue
         shape = (5, 7, 3) if op.name.startswith("dense") else (5, 7)
         call = kernels.bind(op, kernels.draw_arguments(op, shape, "float64"), "careful", careful_kernels)

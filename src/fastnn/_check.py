@@ -24,6 +24,7 @@ FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 INTP = np.dtype(np.intp)
 TOO_LARGE = 2.0**128 - 2.0**103     # the least number that is infinite in float32
+MOST_STEPS = 1 << 53                # of training, and epochs: a count that float64 holds
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -276,10 +277,27 @@ def batchnorm_eps(value: Any, dtype: np.dtype[Any]) -> float:
     if type(value) is float and 1e-30 < value < 1e30:
         return value
     value = positive(value, "eps")
-    with np.errstate(over="ignore"):
-        rounded = float(dtype.type(value))
-    if not 0 < rounded < math.inf:
+    if not 0 < _rounded(value, dtype) < math.inf:
         raise ValueError(f"eps: expected a number that is > 0 and finite in {dtype}, got {value}")
+    return value
+
+
+def adam_eps(value: Any, beta2: float, dtype: np.dtype[Any]) -> float:
+    """eps > 0, finite in the dtype of the parameters, and still > 0 there times the bias correction of a first step."""
+    if type(value) is float and 1e-29 < value < 1e30:   # of which 1e-8 is left where beta2 is largest
+        return value
+    value = positive(value, "eps")
+    if not (_rounded(value * math.sqrt(1 - _rounded(beta2, dtype)), dtype) > 0 and _rounded(value, dtype) < math.inf):
+        raise ValueError(
+            f"eps: expected a number that is finite in {dtype}, and > 0 times sqrt(1 - beta2), got {value} with beta2 {beta2}")
+    return value
+
+
+def beta(value: Any, name: str, dtype: np.dtype[Any]) -> float:
+    """A number in [0, 1) that is still below 1 once rounded to the dtype of the parameters."""
+    value = proper_fraction(value, name)
+    if value > 0.9999 and _rounded(value, dtype) == 1:
+        raise ValueError(f"{name}: expected a number that is below 1 in {dtype}, got {value}")
     return value
 
 
@@ -738,6 +756,11 @@ def _float_dtype(a: Array, name: str) -> np.dtype[Any]:
             return FLOAT64
     hint = f"; convert it with {name}.astype(numpy.float32)" if a.dtype.kind in "iub" else ""
     raise TypeError(f"{name}: expected dtype float32 or float64, got {a.dtype}{hint}")
+
+
+def _rounded(value: float, dtype: np.dtype[Any]) -> float:
+    with np.errstate(over="ignore"):
+        return float(dtype.type(value))
 
 
 def _same_dtype(a: Array, name: str, dtype: np.dtype[Any], like: str) -> None:
