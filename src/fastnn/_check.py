@@ -646,6 +646,31 @@ def stopped(
     return DivergedError(f"{'the gradient is not finite' if status == 'gradient' else 'the step leads to infinity'}{finite}")
 
 
+# ---------------------------------------------------------------------------------------------------- an estimator
+
+def not_offered(name: str, value: str, offered: Collection[str]) -> ValueError:
+    return ValueError(
+        f"{name}: expected one of {', '.join(map(repr, offered))}, got {value!r}, which scikit-learn has and fastnn has not")
+
+
+def same_network(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Training goes on with the network there is."""
+    for name, value in own.items():
+        if given[name] != value:
+            raise ValueError(f"{name}: expected {value}, as in the training that this one goes on from, got {given[name]}")
+
+
+def unknown_balance() -> ValueError:
+    return ValueError(
+        "class_weight: expected a dict for partial_fit, which does not see all rows at once, got 'balanced'; "
+        "sklearn.utils.class_weight.compute_class_weight gives one")
+
+
+def other_labels(several: bool) -> ValueError:
+    one, many = "one label for each row", "an indicator matrix of several labels"
+    return ValueError(f"y: expected {one if several else many}, as before, got {many if several else one}")
+
+
 # ---------------------------------------------------------------------------------------------------------- a file
 
 def path(value: Any, name: str) -> str:
