@@ -73,6 +73,7 @@ SPARSE = ["csr", "csc"]
 DTYPES = [np.dtype(code) for code in "df?bBhHiIlLqQ"]
 # the loss that belongs to an activation of the outputs
 LOSSES = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy", "identity": "mean_squared_error"}
+AUTO_BATCH = 200        # rows, of batch_size="auto"
 PREDICTED_ROWS = 4096   # of a sparse matrix that are made dense at a time
 
 
@@ -304,26 +305,24 @@ class _MLP(_CallbackSupport, BaseEstimator):
             y = column_or_1d(y, warn=True)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
+        callbacks = [*self.callbacks]
         data = {"X": X, "y": y, "metadata": None if sample_weight is None else {"sample_weight": sample_weight}}
         if context is not None:
             context.call_on_fit_task_begin(estimator=self, **data)
+            callbacks.append(_Theirs(self, context, data))
+
         targets, weights = self._targets(y, sample_weight, incremental)
-        sizes = [X.shape[1], *self._hidden(), self.n_outputs_]
-        random_state = check_random_state(self.random_state)
         dtype = _check.float_dtype(self.dtype)
-        architecture = {
-            "sizes": sizes, "activation": self.activation, "batch_norm": bool(self.batch_norm), "dropout": float(self.dropout),
-            "dtype": dtype.name, "out_activation": self.out_activation_}
-        if not first:
-            _check.same_network(architecture, getattr(self, "_architecture", architecture))
-        self._architecture, self.n_layers_ = architecture, len(sizes)
-        start = self._start(sizes, random_state) if first and self.init == "xavier_uniform" else None
         if issparse(X):
             X = X.astype(dtype).toarray()
-        validation = score = None
+        sizes = [X.shape[1], *self._hidden(), self.n_outputs_]
+        self._same(sizes, dtype, first)
+        # in scikit-learn's order: weights, split, rows
+        random_state = check_random_state(self.random_state)
+        start = self._start(sizes, random_state) if first and self.init == "xavier_uniform" else None
+        held = None
         if self.early_stopping:
-            X, targets, weights, validation, of_validation = self._split(X, targets, weights, random_state)
-            score = lambda net: self._score(net.predict(validation[0]), validation[1], of_validation)  # noqa: E731
+            X, targets, weights, *held = self._split(X, targets, weights, random_state)
         if weights is not None:
             weights = _check.sample_weight(weights, len(X))
         if first or not hasattr(self, "_network"):
@@ -335,44 +334,66 @@ class _MLP(_CallbackSupport, BaseEstimator):
             self._optimizer = _Optimizer(self, self._scales()[1])
         self._begin_curves(first)
 
+        # see `dtype` of `MLPClassifier`
+        small = dtype == np.float32 and self.batch_size == "auto" and len(X) <= AUTO_BATCH and not incremental
+        trained = _in_dtype(net, np.dtype(np.float64)) if small else net
+        self._train(trained, X, targets, weights, held, callbacks, incremental)
+        if self.early_stopping:
+            trained.load_state_dict(self._best)
+        if small:
+            self._network = _in_dtype(trained, dtype)
+            self.coefs_, self.intercepts_ = _arrays(self._network)
+        if context is not None:
+            context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **data)
+        return self
+
+    def _train(
+        self, net: Sequential, X: Array, targets: Array, weights: Array | None, held: Any, callbacks: list[Any], incremental: bool,
+    ) -> None:
+        """The epochs, and the warnings that come of them."""
         n = len(X)
-        batch = min(200, n) if self.batch_size == "auto" else int(self.batch_size)
+        batch = min(AUTO_BATCH, n) if self.batch_size == "auto" else int(self.batch_size)
         if batch > n:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=3)
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5)
             batch = n
         n_batches = max(1, n // batch) if self.batch_norm else math.ceil(n / batch)
         weight = n if weights is None else float(weights.sum())
         self._optimizer.decay(float(self.alpha), batch * weight / n)
+        validation = score = None
+        if held is not None:
+            validation, of_validation = held
+            score = lambda net: self._score(net.predict(validation[0]), validation[1], of_validation)  # noqa: E731
         epochs = _Epochs(self, 0.5 * self.alpha * n_batches / weight, n_batches, score)
-        callbacks: list[Any] = [epochs, *self.callbacks]
-        if context is not None:
-            callbacks.append(_Theirs(self, context, data))
         self.n_iter_ = 0
         try:
             history = net.fit(
                 X, targets, epochs=1 if incremental else int(self.max_iter), batch_size=batch, optimizer=self._optimizer.inner,
-                validation_data=validation, shuffle=bool(self.shuffle), callbacks=callbacks,
+                validation_data=validation, shuffle=bool(self.shuffle), callbacks=[epochs, *callbacks],
                 last_batch="merge" if self.batch_norm else "keep", sample_weight=weights, check_finite=False)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
         except DivergedError as error:
             if not self.early_stopping:
                 raise ValueError(
                     "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                    f"preprocessed. {error}") from error
+                    f"preprocessed. ({error})") from error
             epochs.diverged()
-            warnings.warn(f"Stochastic Optimizer: {error} The best weights are restored.", ConvergenceWarning, stacklevel=3)
+            warnings.warn(f"Stochastic Optimizer: {error} The best ones are restored.", ConvergenceWarning, stacklevel=5)
         else:
             if not incremental and history.stopped is None:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged "
-                    "yet.", ConvergenceWarning, stacklevel=3)
-        if self.early_stopping:
-            net.load_state_dict(self._best)
-        if context is not None:
-            context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **data)
-        return self
+                    "yet.", ConvergenceWarning, stacklevel=5)
+
+    def _same(self, sizes: list[int], dtype: np.dtype[Any], first: bool) -> None:
+        """Training goes on with the network there is: the parameters that it was made with must not have changed."""
+        architecture = {
+            "sizes": sizes, "activation": self.activation, "batch_norm": bool(self.batch_norm), "dropout": float(self.dropout),
+            "dtype": dtype.name, "out_activation": self.out_activation_}
+        if not first:
+            _check.same_network(architecture, getattr(self, "_architecture", architecture))
+        self._architecture, self.n_layers_ = architecture, len(sizes)
 
     def _check_parameters(self, incremental: bool) -> None:
         self._validate_params()
@@ -550,7 +571,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
     callbacks : sequence
         For `Sequential.fit`, see `fastnn.callbacks`. (scikit-learn's own are set by ``set_callbacks``.)
     dtype : {"float32", "float64"}
-        Of the network, whatever the dtype of X.
+        Of the network, whatever the dtype of X. A `fit` of one automatic batch, 200 rows at most, computes in float64 and rounds
+        at the end: it is quick all the same, and then a row of weight 2 is just as good as the row twice, in any order.
 
     Attributes
     ----------
@@ -760,6 +782,13 @@ def _arrays(net: Sequential) -> tuple[list[Array], list[Array]]:
             coefs.append(layer.weight)
             intercepts.append(after.beta if isinstance(after, BatchNorm) else layer.bias)
     return coefs, intercepts
+
+
+def _in_dtype(net: Sequential, dtype: np.dtype[Any]) -> Sequential:
+    """A copy of the network, velocity and all, that computes in another dtype; they share the optimiser."""
+    other = Sequential.__new__(Sequential)
+    other.__setstate__(net.__getstate__() | {"dtype": dtype})
+    return other
 
 
 def _fitted(net: Sequential) -> dict[str, Any]:
