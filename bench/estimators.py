@@ -51,7 +51,11 @@ def run(options: Options) -> list[Row]:
         raise BenchError("sklearn: needs scikit-learn, which is not installed")
     dtypes = options.dtypes[:1] if options.quick else options.dtypes
     cells = [
-        (case, solver, dtype, threads) for case in cases() for solver in RATES for dtype in dtypes for threads in options.threads
+        (case, solver, dtype, threads)
+        for case in cases()
+        for solver in RATES
+        for dtype in dtypes
+        for threads in options.threads
     ]
     rows = []
     with tempfile.TemporaryDirectory(prefix="fastnn-bench-") as folder:
@@ -94,10 +98,8 @@ def tables(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         accuracy = [f"{100 * row.extra[name]['accuracy']:.2f} +- {100 * row.extra[name]['spread']:.2f}" for name in FILES]
-        lines.append(
-            [row.name, row.dtype, row.case, f"{1e3 * row.times['fastnn'].median:.0f}", times(row.ratio("sklearn"))]
-            + [times(row.ratio("Sequential.fit")), *accuracy[:2]]
-        )
+        ratios = [times(row.ratio(name)) for name in ("sklearn", "Sequential.fit")]
+        lines.append([row.name, row.dtype, row.case, f"{1e3 * row.times['fastnn'].median:.0f}", *ratios, *accuracy[:2]])
     head = ["", "", "", "fit ms", "sklearn / fastnn", "Sequential.fit / fastnn", "accuracy %, fastnn", "sklearn"]
     mean = geometric_mean(row.ratio("sklearn") for row in rows)
     return f"{table(head, lines, left=3)}\n\ngeometric mean of sklearn / fastnn: {times(mean)}"

@@ -100,7 +100,8 @@ class _Optimizer:
         self.inner: Any
         if mlp.solver == "sgd":
             momentum = float(mlp.momentum)
-            self.inner = optimizers.SGD(self.first * scale, momentum=momentum, nesterov=bool(mlp.nesterovs_momentum) and momentum > 0)
+            nesterov = bool(mlp.nesterovs_momentum) and momentum > 0
+            self.inner = optimizers.SGD(self.first * scale, momentum=momentum, nesterov=nesterov)
         else:
             # its steps do not depend on the scale of the gradient, but for epsilon
             self.inner = optimizers.Adam(
@@ -263,6 +264,14 @@ class _MLP(_CallbackSupport, BaseEstimator):
         "dtype": [str, type, np.dtype],
     }
 
+    loss_: float
+    best_loss_: float | None
+    best_validation_score_: float | None
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
+    _best: Any      # the state of the network that had the best score
+
     def _take(self, parameters: dict[str, Any]) -> None:
         """Store the arguments of ``__init__``, as they are."""
         for name in self._get_param_names():
@@ -348,7 +357,8 @@ class _MLP(_CallbackSupport, BaseEstimator):
         return self
 
     def _train(
-        self, net: Sequential, X: Array, targets: Array, weights: Array | None, held: Any, callbacks: list[Any], incremental: bool,
+        self, net: Sequential, X: Array, targets: Array, weights: Array | None, held: Any, callbacks: list[Any],
+        incremental: bool,
     ) -> None:
         """The epochs, and the warnings that come of them."""
         n = len(X)
@@ -571,8 +581,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
     callbacks : sequence
         For `Sequential.fit`, see `fastnn.callbacks`. (scikit-learn's own are set by ``set_callbacks``.)
     dtype : {"float32", "float64"}
-        Of the network, whatever the dtype of X. A `fit` of one automatic batch, 200 rows at most, computes in float64 and rounds
-        at the end: it is quick all the same, and then a row of weight 2 is just as good as the row twice, in any order.
+        Of the network, whatever the dtype of X. A `fit` of one automatic batch, 200 rows at most, computes in float64 and
+        rounds at the end: it is quick all the same, and then a row of weight 2 is just as good as the row twice, in any order.
 
     Attributes
     ----------
