@@ -293,6 +293,7 @@ def test_import_times_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "numpy" in imports.tables([row])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 def test_a_cell_of_the_sklearn_suite(solver: str, tmp_path: Path) -> None:
     digits = data.digits()

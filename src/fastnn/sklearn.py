@@ -361,11 +361,12 @@ class _MLP(_CallbackSupport, BaseEstimator):
         incremental: bool,
     ) -> None:
         """The epochs, and the warnings that come of them."""
+        caller = 4 + bool(_callback and not incremental)    # of `fit`, which is wrapped for scikit-learn's callbacks
         n = len(X)
         batch = min(AUTO_BATCH, n) if self.batch_size == "auto" else int(self.batch_size)
         if batch > n:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5)
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=caller)
             batch = n
         n_batches = max(1, n // batch) if self.batch_norm else math.ceil(n / batch)
         weight = n if weights is None else float(weights.sum())
@@ -382,19 +383,19 @@ class _MLP(_CallbackSupport, BaseEstimator):
                 validation_data=validation, shuffle=bool(self.shuffle), callbacks=[epochs, *callbacks],
                 last_batch="merge" if self.batch_norm else "keep", sample_weight=weights, check_finite=False)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warnings.warn("Training interrupted by user.", stacklevel=caller)
         except DivergedError as error:
             if not self.early_stopping:
                 raise ValueError(
                     "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                     f"preprocessed. ({error})") from error
             epochs.diverged()
-            warnings.warn(f"Stochastic Optimizer: {error} The best ones are restored.", ConvergenceWarning, stacklevel=5)
+            warnings.warn(f"Stochastic Optimizer: {error} The best ones are restored.", ConvergenceWarning, stacklevel=caller)
         else:
             if not incremental and history.stopped is None:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged "
-                    "yet.", ConvergenceWarning, stacklevel=5)
+                    "yet.", ConvergenceWarning, stacklevel=caller)
 
     def _same(self, sizes: list[int], dtype: np.dtype[Any], first: bool) -> None:
         """Training goes on with the network there is: the parameters that it was made with must not have changed."""
