@@ -244,6 +244,12 @@ def test_integers_are_not_converted_as_a_whole() -> None:
     np.testing.assert_array_equal(MLPClassifier(**QUICK).fit(images, Y).predict_proba(images), expected)
 
 
+def test_conversion_of_float64_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = MLPClassifier(**QUICK).fit(X, Y)
+    monkeypatch.setattr(ours, "CONVERTED_BYTES", 0)
+    assert_same(at_once, MLPClassifier(**QUICK).fit(X, Y))
+
+
 def test_labels_of_any_kind() -> None:
     names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], dtype=object)[Y]
     mlp = MLPClassifier(**QUICK | {"max_iter": 30, "early_stopping": True, "learning_rate_init": 0.01}).fit(X, names)

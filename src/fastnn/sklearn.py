@@ -73,8 +73,9 @@ SPARSE = ["csr", "csc"]
 DTYPES = [np.dtype(code) for code in "df?bBhHiIlLqQ"]
 # the loss that belongs to an activation of the outputs
 LOSSES = {"softmax": "softmax_cross_entropy", "logistic": "sigmoid_cross_entropy", "identity": "mean_squared_error"}
-AUTO_BATCH = 200        # rows, of batch_size="auto"
-PREDICTED_ROWS = 4096   # of a sparse matrix that are made dense at a time
+AUTO_BATCH = 200              # rows, of batch_size="auto"
+CONVERTED_BYTES = 1 << 28     # of rows that are converted before the first epoch
+PREDICTED_ROWS = 4096         # of a sparse matrix that are made dense at a time
 
 
 class _Optimizer:
@@ -346,6 +347,10 @@ class _MLP(_CallbackSupport, BaseEstimator):
         # see `dtype` of `MLPClassifier`
         small = dtype == np.float32 and self.batch_size == "auto" and len(X) <= AUTO_BATCH and not incremental
         trained = _in_dtype(net, np.dtype(np.float64)) if small else net
+        if not incremental and trained.dtype.itemsize < X.dtype.itemsize and X.nbytes <= CONVERTED_BYTES:
+            # the engine would do it in every epoch, with the same bits
+            with np.errstate(over="ignore"):
+                X = X.astype(trained.dtype)
         self._train(trained, X, targets, weights, held, callbacks, incremental)
         if self.early_stopping:
             trained.load_state_dict(self._best)
