@@ -21,6 +21,7 @@ SUITES = {
     "gemm": "bench.gemm",
     "train": "bench.train",
     "accuracy": "bench.accuracy",
+    "sklearn": "bench.estimators",
     "import": "bench.imports",
 }
 MEANS = "medians; a ratio is the time of the rival / the time of fastnn"

@@ -139,6 +139,10 @@ def _sgd_update(shape: Shape, draw: Draw) -> Arguments:
     return Arguments((draw(*shape), draw(*shape), draw(*shape)), options={"lr": 0.01, "momentum": 0.9})
 
 
+def _adam_update(shape: Shape, draw: Draw) -> Arguments:
+    return Arguments((draw(*shape), draw(*shape), draw(*shape), np.square(draw(*shape))), options={"lr": 0.001, "step": 3})
+
+
 OPS = [
     Op("dense_forward", DENSE, _dense_forward, 2, "GFLOP/s"),
     Op("dense_backward", DENSE, _dense_backward, 4, "GFLOP/s"),  # dx and dweight
@@ -151,6 +155,7 @@ OPS = [
     Op("sigmoid_cross_entropy", LOSSES, _sigmoid_cross_entropy, 3),  # logits, targets; dlogits
     Op("mean_squared_error", LOSSES, _mean_squared_error, 3),  # pred, target; dpred
     Op("sgd_update", PARAMETERS, _sgd_update, 5),  # param, grad, velocity; param, velocity
+    Op("adam_update", PARAMETERS, _adam_update, 7),  # param, grad, m, v; param, m, v
 ]
 
 

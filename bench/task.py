@@ -33,6 +33,7 @@ class Task:
     lr: float = 0.05
     momentum: float = 0.9
     threads: int = 1
+    solver: str = "sgd"  # or "adam", of the suite `sklearn`
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

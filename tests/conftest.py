@@ -23,12 +23,14 @@ TOL = {
     FLOAT32: {
         "mean": 2, "var": 2, "y": 4, "dx": 4, "dgamma": 4, "dbeta": 4, "inference": 4, "bias_gradient": 2,
         "loss": 2, "dlogits": 3, "dlogits_near_one": 30, "squared_error": 2,
-        "sgd": 0.6, "sgd_each": 2, "sgd_1000": 12, "activation": 4, "derivative": 4,
+        "sgd": 0.6, "sgd_each": 2, "sgd_1000": 12, "adam": 0.6, "adam_each": 4, "adam_1000": 20, "activation": 4,
+        "derivative": 4,
     },
     FLOAT64: {
         "mean": 40, "var": 40, "y": 40, "dx": 40, "dgamma": 40, "dbeta": 40, "inference": 4, "bias_gradient": 2,
         "loss": 2, "dlogits": 3, "dlogits_near_one": 30, "squared_error": 2,
-        "sgd": 0.6, "sgd_each": 2, "sgd_1000": 12, "activation": 4, "derivative": 4,
+        "sgd": 0.6, "sgd_each": 2, "sgd_1000": 12, "adam": 0.6, "adam_each": 4, "adam_1000": 20, "activation": 4,
+        "derivative": 4,
     },
 }
 

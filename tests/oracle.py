@@ -183,7 +183,7 @@ def mean_squared_error(pred, target):
     return (difference * difference).sum() / difference.size, 2 * difference / difference.size
 
 
-# ---- stochastic gradient descent, in place. The numbers are those of the kernel: rounded to its dtype
+# ---- gradient descent, in place. The numbers are those of the kernel: rounded to its dtype
 
 def sgd_update(param, grad, velocity=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
     """`param` and `velocity` must be wide."""
@@ -193,3 +193,15 @@ def sgd_update(param, grad, velocity=None, *, lr, momentum=0.0, nesterov=False, 
         velocity[...] = momentum * velocity + g
         g = g + momentum * velocity if nesterov else velocity
     param[...] = param - lr * g
+
+
+def adam_update(param, grad, m, v, *, lr, step, beta1, beta2, eps, eps_hat=False, weight_decay=0.0, decoupled=False):
+    """`param`, `m` and `v` must be wide."""
+    lr, beta1, beta2, eps, decay, one = (wide(number) for number in (lr, beta1, beta2, eps, weight_decay, 1.0))
+    g = wide(grad) if decoupled else wide(grad) + decay * param
+    m[...] = beta1 * m + (one - beta1) * g
+    v[...] = beta2 * v + (one - beta2) * g * g
+    mhat, correction = m / (one - beta1**step), one - beta2**step
+    root = wide_map("sqrt", v / correction)
+    denominator = root + (eps / wide_map("sqrt", np.asarray(correction)) if eps_hat else eps)
+    param[...] = param - lr * mhat / denominator - (lr * decay * param if decoupled else 0)

@@ -29,6 +29,8 @@ class Plain:
         self.converted: Callable[[Array], Array] = (lambda a: a.astype(to)) if ops is reference else ops.wide
         self.state = {name: self.converted(a) for name, a in net.state_dict().items()}
         self.velocity: State = {}
+        self.second_moment: State = {}
+        self.updates = 0        # by the optimiser that these belong to
         self.blur: Callable[[Array], Array] = lambda a: a       # an error of what comes out of each layer, either way
         self.norms: list[float] = []
         self.key, self.steps, self.mask_dtype = net._mask_key, net._step, net.dtype
@@ -107,21 +109,32 @@ class Plain:
         return loss, {name: a for name, a in g.items() if name in self.state}
 
     def step(
-        self, x: Array, y: Array, *, lr: float, momentum: float = 0.0, nesterov: bool = False,
-        weight_decay: float = 0.0, clip_norm: float | None = None,
+        self, x: Array, y: Array, *, kind: str = "SGD", weight_decay: float = 0.0, clip_norm: float | None = None,
+        **options: Any,
     ) -> float:
+        """`options` are those of the update."""
         loss, gradients = self.gradients(x, y)
         self.steps += 1
+        self.updates += 1
         norm = float(np.sqrt(sum(np.sum(np.square(g.astype(np.float64))) for g in gradients.values())))
         self.norms.append(norm)
         for name, g in gradients.items():
             if clip_norm is not None and norm > clip_norm:
                 g = (g * (clip_norm / norm)).astype(g.dtype)
-            decay = weight_decay if name.endswith(".weight") else 0.0
-            velocity = self.velocity.setdefault(name, np.zeros_like(g)) if momentum else None
-            self.ops.sgd_update(
-                self.state[name], g, velocity, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+            options["weight_decay"] = weight_decay if name.endswith(".weight") else 0.0
+            if kind != "SGD":
+                moments = (a.setdefault(name, np.zeros_like(g)) for a in (self.velocity, self.second_moment))
+                self.ops.adam_update(
+                    self.state[name], g, *moments, step=self.updates, decoupled=kind == "AdamW", **options)
+                continue
+            velocity = self.velocity.setdefault(name, np.zeros_like(g)) if options.get("momentum") else None
+            self.ops.sgd_update(self.state[name], g, velocity, **options)
         return loss
+
+
+def optimizer(kind: str = "SGD", **options: Any) -> Any:
+    """From options as `Plain.step` takes them."""
+    return getattr(fnn, kind)(**options)
 
 
 def groups(layer: fnn.BatchNorm, n: int) -> list[slice]:

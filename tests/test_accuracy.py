@@ -30,6 +30,7 @@ from fastnn import (
     Dense,
     Sigmoid,
     Tanh,
+    adam_update,
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_inference,
@@ -386,6 +387,78 @@ def sgd_steps(rng, dtype, nesterov, engine=False):
     return {"sgd, 1000 steps": (nw(param, p), TOL[dtype]["sgd_1000"])}
 
 
+# ---- Adam
+
+def adam_errors(before, given, grad, step, numbers):
+    """As `sgd_errors`; `before` and `given` are parameters and moments."""
+    dtype, exact = before[0].dtype, [wide(a) for a in before]
+    oracle.adam_update(exact[0], grad, *exact[1:], step=step, **numbers)
+    param, m, v = (np.abs(a).astype(FLOAT64) for a in before)
+    g = np.abs(grad).astype(FLOAT64) + (0 if numbers["decoupled"] else numbers["weight_decay"]) * param
+    first, second = (numbers[b] * a + (1 - numbers[b]) * c for b, a, c in (("beta1", m, g), ("beta2", v, g**2)))
+    # what cancels in the gradient shows in the root
+    update = first * (1 + second / exact[2].astype(FLOAT64)) / np.sqrt(exact[2].astype(FLOAT64))
+    update *= numbers["lr"] * np.sqrt(1 - numbers["beta2"] ** step) / (1 - numbers["beta1"] ** step)
+    sizes = param * (1 + numbers["lr"] * numbers["weight_decay"]) + update, first, second
+    each = max(nw_each(*of) for of in zip(given, exact, sizes, strict=True))
+    return {"adam": (nw(given[0], exact[0]), TOL[dtype]["adam"]), "adam, each": (each, TOL[dtype]["adam_each"])}
+
+
+def adam_numbers(dtype, lr, betas, decay, decoupled, eps_hat):
+    return rounded(dtype, beta1=betas[0], beta2=betas[1]) | {
+        "lr": lr, "eps": 1e-8, "weight_decay": decay, "decoupled": decoupled, "eps_hat": eps_hat}
+
+
+def adam(rng, dtype, *options):
+    numbers = adam_numbers(dtype, *options)
+    param, grad, m, v = (normal(rng, dtype, 20000 if LONG else 200) for _ in range(4))
+    before = param, m, m**2 + v**2      # the second moment is at least the square of the first, but for their betas
+    given = [a.copy() for a in before]
+    adam_update(given[0], grad, *given[1:], step=3, **numbers)
+    return adam_errors(before, given, grad, 3, numbers)
+
+
+def engine_adam(rng, dtype, *options):
+    """The second of two steps."""
+    numbers = adam_numbers(dtype, *options)
+    n, d = (64, 300) if LONG else (8, 10)
+    layer = Dense(n, d, bias=False, init=normal(rng, dtype, n, d))
+    net = fnn.Sequential([layer], loss="mean_squared_error", dtype=dtype, seed=0)
+    x = np.eye(n, dtype=dtype)
+    optimizer = (fnn.AdamW if numbers["decoupled"] else fnn.Adam)(
+        **{name: value for name, value in numbers.items() if name != "decoupled"})
+    states = []
+    for _ in range(2):
+        target = (layer.weight - n * d / 2 * normal(rng, dtype, n, d)).astype(dtype)
+        grad = net.loss_and_gradients(x, target)[1]["0.weight"]
+        net.train_step(x, target, optimizer)
+        states.append([layer.weight.copy(), *(
+            net._plan.copies(flat)[0, "weight"] for flat in (net._velocity, net._second_moment))])
+    return adam_errors(*states, grad, 2, numbers)
+
+
+def adam_steps(rng, dtype, decoupled, engine=False):
+    """A thousand, with gradients ~ N(0, 1)."""
+    n = 500 if LONG else 5
+    numbers = adam_numbers(dtype, 0.01, (0.9, 0.999), 0.01, decoupled, False)
+    layer = Dense(1, n, bias=False, init=normal(rng, dtype, 1, n))
+    net = fnn.Sequential([layer], loss="mean_squared_error", dtype=dtype, seed=0)
+    x, optimizer = np.ones((1, 1), dtype), (fnn.AdamW if decoupled else fnn.Adam)(lr=0.01, weight_decay=0.01)
+    param, *moments = layer.weight.copy(), np.zeros((1, n), dtype), np.zeros((1, n), dtype)
+    p, *wide_moments = (wide(a) for a in (param, *moments))
+    for step in range(1, 1001):
+        grad = normal(rng, dtype, 1, n)
+        if engine:
+            param = layer.weight
+            target = (param - n / 2 * grad).astype(dtype)
+            grad = mean_squared_error(param, target)[1]
+            net.train_step(x, target, optimizer)
+        else:
+            adam_update(param, grad, *moments, step=step, **numbers)
+        oracle.adam_update(p, grad, *wide_moments, step=step, **numbers)
+    return {"adam, 1000 steps": (nw(param, p), TOL[dtype]["adam_1000"])}
+
+
 # ---- a whole step of a network. What reaches a parameter has been rounded by every layer on its way, there and back.
 
 
@@ -505,6 +578,13 @@ def cases_of(dtype):
             for decay in (0.0, 5e-4):
                 steps = [(lr, momentum, nesterov, decay) for lr, momentum in itertools.product((1e-3, 0.1), (0.5, 0.9))]
                 yield part, "sgd", f"{kind}, decay {decay:g}", engine_sgd if engine else sgd, *steps
+        for decoupled in (False, True):
+            kind = "decoupled" if decoupled else "coupled"
+            yield part, "adam", f"1000 steps, {kind}", adam_steps, (decoupled, engine)
+            for decay in (0.0, 0.01):
+                steps = [(lr, betas, decay, decoupled, eps_hat) for lr, betas, eps_hat in itertools.product(
+                    (1e-3, 0.1), ((0.9, 0.999), (0.5, 0.9)), (False, True))]
+                yield part, "adam", f"{kind}, decay {decay:g}", engine_adam if engine else adam, *steps
 
     for name, n, offset in itertools.product(NETWORKS, (64, 1000) if LONG else (8,), (0, 1e4, 1e6)):
         # without a norm in front the first product decides
@@ -633,6 +713,9 @@ ROWS = [
     ("SGD, one step", "sgd", (0.6, 0.5), (0.6, 0.5)),
     ("SGD, one step, elementwise", "sgd, each", (2, "-"), (2, "-")),
     ("SGD, 1000 steps", "sgd, 1000 steps", (12, "-"), (12, "-")),
+    ("Adam, one step", "adam", (0.6, 0.5), (0.6, 0.5)),
+    ("Adam, one step, elementwise", "adam, each", (4, "-"), (4, "-")),
+    ("Adam, 1000 steps", "adam, 1000 steps", (20, "-"), (20, "-")),
     ("network: loss", "step, loss", (2, "-"), (2, "-")),
     ("network: weight gradients", "step, weight", ("L max(4, sqrt(N)/2)", "-"), ("L max(4, sqrt(N)/2)", "-")),
     ("network: bias gradients", "step, bias", ("2 L", "-"), ("2 L", "-")),

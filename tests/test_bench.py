@@ -20,6 +20,7 @@ from bench import (
     Options,
     accuracy,
     data,
+    estimators,
     explain,
     field,
     gemm,
@@ -60,7 +61,7 @@ def test_torch_equals_reference(op: kernels.Op) -> None:
 
 def test_every_careful_call_can_be_repeated() -> None:
     for op in kernels.OPS:
-        if op.name in ("batchnorm_forward", "sgd_update"):  # these move on
+        if op.name in ("batchnorm_forward", "sgd_update", "adam_update"):  # these move on
             continue
         shape = (5, 7, 3) if op.name.startswith("dense") else (5, 7)
         call = kernels.bind(op, kernels.draw_arguments(op, shape, "float64"), "careful", careful_kernels)
@@ -290,6 +291,18 @@ def test_import_times_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < found["own MB"] <= found["with all it requires MB"]
     assert {"fastnn", "numpy"} <= imports.required("fastnn")
     assert "numpy" in imports.tables([row])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_a_cell_of_the_sklearn_suite(solver: str, tmp_path: Path) -> None:
+    digits = data.digits()
+    np.savez(tmp_path / "data.npz", x=digits.x, y=digits.y, x_test=digits.x_test, y_test=digits.y_test)
+    task = Task((64, 20, 10), 200, str(tmp_path / "data.npz"), batch_norm=False, lr=0.02, solver=solver)
+    row = estimators.measure("digits", task, 10, 2)
+    assert list(row.times) == ["fastnn", "sklearn", "Sequential.fit"]
+    assert all(len(timing.rounds) == 2 and row.extra[name]["accuracy"] > 0.8 for name, timing in row.times.items())
+    assert f"{solver}, 10 epochs, 1 thread" in estimators.tables([row])
 
 
 # ---- timing and reports

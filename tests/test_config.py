@@ -16,8 +16,9 @@ from fastnn.config import config
 CORE = [
     "dense_forward", "dense_backward", "batchnorm_forward", "batchnorm_backward", "batchnorm_inference",
     "activation_forward", "activation_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error",
-    "sgd_update", "reference", "init", "Sequential", "Dense", "BatchNorm", "Activation", "ReLU", "LeakyReLU", "Tanh",
-    "Sigmoid", "Softsign", "Softplus", "ELU", "Dropout", "SGD", "History", "DivergedError", "show_config",
+    "sgd_update", "adam_update", "reference", "init", "Sequential", "Dense", "BatchNorm", "Activation", "ReLU", "LeakyReLU",
+    "Tanh", "Sigmoid", "Softsign", "Softplus", "ELU", "Dropout", "SGD", "Adam", "AdamW", "History", "DivergedError",
+    "show_config",
 ]
 
 
@@ -46,7 +47,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_reference_has_every_kernel() -> None:
-    for name in CORE[:11]:
+    for name in CORE[:12]:
         assert callable(getattr(fnn.reference, name)), name
 
 

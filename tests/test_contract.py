@@ -1,6 +1,7 @@
 """What every kernel promises about its arguments: layouts, refusals, outputs, memory, threads."""
 
 import copy
+import functools
 import inspect
 import itertools
 import pickle
@@ -30,7 +31,7 @@ from conftest import (
 
 import fastnn
 from fastnn import reference
-from fastnn._kernels import activation, batchnorm, by_dtype, dense, gemm, loss, memory, sgd
+from fastnn._kernels import activation, adam, batchnorm, by_dtype, dense, gemm, loss, memory, sgd
 
 
 class Op(NamedTuple):
@@ -97,6 +98,10 @@ OPS = {
             "param": normal(rng, dtype, n, d), "grad": normal(rng, dtype, n, d), "velocity": normal(rng, dtype, n, d),
             "lr": 0.1, "momentum": 0.9},
         {}, "param", in_place=("param", "velocity"), optional=("velocity",), any_shape=True),
+    "adam_update": Op(
+        lambda rng, dtype, n, d: {key: normal(rng, dtype, n, d) for key in ("param", "grad", "m")} | {
+            "v": positive(rng, dtype, n, d), "lr": 0.1, "step": 3},
+        {}, "param", in_place=("param", "m", "v"), any_shape=True),
 }
 STATISTICS = ("mean", "rstd")       # float64 whatever the dtype of the data
 every_op = pytest.mark.parametrize("name", OPS)
@@ -350,7 +355,8 @@ def test_wrong_shapes(rng, name, dtype):
 
 @pytest.mark.parametrize(("name", "key"), [
     ("sgd_update", "lr"), ("sgd_update", "momentum"), ("sgd_update", "weight_decay"), ("batchnorm_forward", "momentum"),
-    ("batchnorm_forward", "eps"), ("batchnorm_inference", "eps"),
+    ("batchnorm_forward", "eps"), ("batchnorm_inference", "eps"), ("adam_update", "lr"), ("adam_update", "beta1"),
+    ("adam_update", "beta2"), ("adam_update", "eps"), ("adam_update", "weight_decay"), ("adam_update", "step"),
 ])
 def test_integers_beyond_every_float(rng, name, key):
     refuse(ValueError, name, arguments(rng, name, FLOAT32), key, 10**400)
@@ -431,12 +437,12 @@ def matrices(rng, dtype, n, d, count):
 
 def compiled(rng, dtype, n, d):
     """Every compiled function with arguments that it takes."""
-    a, b, c = matrices(rng, dtype, n, d, 3)
+    a, b, c, e = matrices(rng, dtype, n, d, 4)
     u, v, w, z = (positive(rng, dtype, d) for _ in range(4))
     mean, rstd = np.zeros(d), np.ones(d)
     weight, dweight = normal(rng, dtype, d, d), nan(dtype, d, d)
     labels = np.zeros(n, np.intp)
-    flat = [x.reshape(-1) for x in (a, b, c)]
+    flat = [x.reshape(-1) for x in (a, b, c, e)]
     return {
         "dense.forward": (dense.forward, [a, weight, u, c]),
         "dense.backward": (dense.backward, [a, b, weight, c, dweight, v]),
@@ -451,6 +457,7 @@ def compiled(rng, dtype, n, d):
         "loss.sigmoid": (loss.sigmoid, [a, b, c]),
         "loss.squared_error": (loss.squared_error, [a, b, c]),
         "sgd.update": (sgd.update, [flat[0], 0.1, 0.9, False, 0.0, flat[1], flat[2]]),
+        "adam.update": (adam.update, [flat[0], 0.1, 3.0, 0.9, 0.999, 1e-8, False, 0.1, True, *flat[1:]]),
         "gemm.product": (gemm.product, [a, weight, u, c]),
     }
 
@@ -611,6 +618,8 @@ def f32(*shape):
     lambda: activation.backward(f32(5), f32(5), 1, f32(4)),
     lambda: sgd.update(f32(1), 0.1, 0.9, False, 0.0, f32(9), f32(9)),
     lambda: sgd.update(f32(9), 0.1, 0.9, False, 0.0, f32(1), f32(9)),
+    *[functools.partial(adam.update, f32(sizes[0]), 0.1, 1.0, 0.9, 0.999, 1e-8, False, 0.0, False, *map(f32, sizes[1:]))
+      for sizes in set(itertools.permutations((1, 9, 9, 9)))],
     lambda: loss.softmax(f32(2, 0), np.zeros(2, np.intp), f32(2, 0)),
     lambda: loss.softmax(f32(2, 3), np.array([0, 10**12], np.intp), f32(2, 3)),
     lambda: loss.softmax(f32(2, 3), np.array([0, -1], np.intp), f32(2, 3)),

@@ -138,6 +138,14 @@ def test_the_next_update_is_that_of_the_optimiser(data):
     net.train_step(x, y, net._optimizer)
     step = net.layers[0].weight - before
     assert math.isclose(ratio, np.linalg.norm(step) / np.linalg.norm(before), rel_tol=1e-9)
+    # of Adam, too
+    adam = fnn.AdamW(lr=0.01, beta2=0.9, weight_decay=0.5, eps_hat=True, clip_norm=0.05)
+    for _ in range(3):
+        net.train_step(x, y, adam)
+        ratio, before = fnn.diagnose(net, x, y).layers[0]["update_ratio"], net.layers[0].weight.copy()
+    net.train_step(x, y, adam)
+    step = net.layers[0].weight - before
+    assert math.isclose(ratio, np.linalg.norm(step) / np.linalg.norm(before), rel_tol=1e-9)
     # with momentum: of a gradient that stays
     net.train_step(x, y, fnn.SGD(lr=0.3, momentum=0.9))
     plain = fnn.diagnose(net, x, y, lr=0.3).layers[0]["update_ratio"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FLOAT32, FLOAT64, SANITIZED, assert_near, assert_same_bits
-from plain import Plain, filling
+from plain import Plain, filling, optimizer
 
 import fastnn as fnn
 from fastnn import ELU, Activation, BatchNorm, Dense, Dropout, LeakyReLU, ReLU, Sigmoid, Softplus, Softsign, Tanh
@@ -79,6 +79,8 @@ ARCHITECTURES: dict[str, tuple[Layers, str, tuple[int, ...]]] = {
 GRADIENT = {FLOAT32: 50, FLOAT64: 100}
 PARAMETER = {FLOAT32: 8, FLOAT64: 12}
 MOMENTUM: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+# eps above the rounding of a gradient, which would be scaled up to the rate
+ADAM: dict[str, Any] = {"kind": "AdamW", "lr": 0.01, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.01}
 
 
 def built(layers: Layers, loss: str, dtype: Any) -> fnn.Sequential:
@@ -166,12 +168,12 @@ def test_training_equals_plain_numpy(name: str, dtype: np.dtype[Any]) -> None:
 def test_updates_on_the_way_and_afterwards_give_the_same_bits(name: str, dtype: np.dtype[Any]) -> None:
     """With a norm to clip to, the whole gradient is there before the first update; without, it is used up block by block."""
     layers, loss, batches = ARCHITECTURES[name]
-    for rows, options in zip(batches, (MOMENTUM, {"lr": 0.1}, {"lr": 0.1, "weight_decay": 0.1}, MOMENTUM), strict=False):
+    for rows, options in zip(batches, (MOMENTUM, ADAM, {"lr": 0.1}, {"lr": 0.1, "weight_decay": 0.1}), strict=False):
         x, y = data_for(built(layers, loss, dtype), 2 * rows + (rows // 2 if rows > 3 else 0))
         nets = []
         for clip_norm in (None, 1e30):
             net = built(layers, loss, dtype)
-            net.fit(x, y, epochs=2, batch_size=rows, optimizer=fnn.SGD(**options, clip_norm=clip_norm))
+            net.fit(x, y, epochs=2, batch_size=rows, optimizer=optimizer(**options, clip_norm=clip_norm))
             nets.append(net)
         assert_same_bits(*[list(net.state_dict().values()) for net in nets], (name, rows))
 
@@ -191,6 +193,31 @@ def test_a_step_moves_by_the_gradient(name: str, dtype: np.dtype[Any]) -> None:
         net.train_step(x, y, fnn.SGD(lr=0.125, weight_decay=0.25))
         for key in gradients:
             assert_same_bits(net.state_dict()[key], expected[key], (name, rows, key))
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_steps_of_adam_are_those_of_the_whole_arrays(name: str, kind: str, dtype: np.dtype[Any]) -> None:
+    layers, loss, batches = ARCHITECTURES[name]
+    net = built(layers, loss, dtype)
+    adam = optimizer(kind, lr=0.125, beta1=0.75, beta2=0.9, eps=1e-3, eps_hat=len(batches) % 2 == 0, weight_decay=0.25)
+    moments: dict[str, list[Array]] = {}
+    for step, rows in enumerate(batches, 1):
+        x, y = data_for(net, rows)
+        _, gradients = net.loss_and_gradients(x, y)
+        expected = net.state_dict()
+        for key, g in gradients.items():
+            fnn.adam_update(
+                expected[key], g, *moments.setdefault(key, [np.zeros_like(g), np.zeros_like(g)]), lr=0.125, step=step,
+                beta1=0.75, beta2=0.9, eps=1e-3, eps_hat=adam.eps_hat,
+                weight_decay=0.25 if key.endswith("weight") else 0.0, decoupled=kind == "AdamW")
+        net.train_step(x, y, adam)
+        assert net._velocity is not None and net._second_moment is not None
+        kept = zip(net._plan.copies(net._velocity).items(), net._plan.copies(net._second_moment).values(), strict=True)
+        for ((i, own), m), v in kept:
+            key = f"{i}.{own}"
+            assert_same_bits([net.state_dict()[key], m, v], [expected[key], *moments[key]], (name, rows, key))
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
@@ -214,16 +241,18 @@ def test_batches_of_every_size_in_one_life(dtype: np.dtype[Any]) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_fills_up_a_row_stays_zero(name: str, dtype: np.dtype[Any]) -> None:
     layers, loss, batches = ARCHITECTURES[name]
-    for clip_norm in (None, 0.5):
+    for clip_norm, options in itertools.product((None, 0.5), (MOMENTUM, ADAM)):
         net = built(layers, loss, dtype)
         x, y = data_for(net, 2 * max(batches))
         for rows in (*batches, batches[0]):
-            net.fit(x, y, batch_size=rows, optimizer=fnn.SGD(**MOMENTUM, clip_norm=clip_norm))
+            net.fit(x, y, batch_size=rows, optimizer=optimizer(**options, clip_norm=clip_norm))
         net.loss_and_gradients(x, y)
         net.predict(x)
-        sizes = [len(filling(net, flat)) for flat in (net._plan.parameters, net._velocity, net._plan.gradients)]
+        flats = [net._plan.parameters, net._velocity, net._plan.gradients]
+        flats += [net._second_moment] if options is ADAM else []
+        sizes = [len(filling(net, flat)) for flat in flats]
         assert sizes[0] == net._plan.parameters.size - net.n_parameters and len(set(sizes)) == 1
-        for flat in (net._plan.parameters, net._velocity, net._plan.gradients):
+        for flat in flats:
             assert not filling(net, flat).any()
 
 
@@ -264,15 +293,15 @@ def small(dtype: str = "float32") -> tuple[fnn.Sequential, Array, Array]:
     return net, *data_for(net, 8000)
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"clip_norm": 1.0}], ids=["plain", "momentum", "clip"])
-def test_steps_allocate_nothing(options: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"clip_norm": 1.0}, {"kind": "Adam"}], ids=str)
+def test_steps_allocate_nothing(options: dict[str, Any]) -> None:
     net, x, y = small()
-    optimizer = fnn.SGD(lr=0.01, **options)
+    by = optimizer(**{"lr": 0.01} | options)
     peaks = []
     for epoch in range(2):          # the first makes the buffers
         for rows in (80, 8000):
             tracemalloc.start()
-            net.fit(x[:rows], y[:rows], batch_size=2, optimizer=optimizer, shuffle=False)
+            net.fit(x[:rows], y[:rows], batch_size=2, optimizer=by, shuffle=False)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             if epoch:
@@ -331,25 +360,26 @@ def fragile(kind: str, dtype: str) -> fnn.Sequential:
 @pytest.mark.parametrize("step", [0, 1, 255, 256, 257, 513, STEPS - 1])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["loss", "gradient", "statistics"])
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"momentum": 0.5, "clip_norm": 1e30}],
-                         ids=["plain", "momentum", "clip"])
-def test_divergence_in_a_long_epoch(kind: str, dtype: str, options: dict[str, float], step: int) -> None:
-    # a loss is float64: in float32 it may take some steps more
-    at_once = (kind, dtype) != ("loss", "float32")
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"momentum": 0.5, "clip_norm": 1e30}, {"kind": "Adam"}], ids=[
+    "plain", "momentum", "clip", "Adam"])
+def test_divergence_in_a_long_epoch(kind: str, dtype: str, options: dict[str, Any], step: int) -> None:
+    # a loss is float64: in float32 it may take some steps more, if no second moment overflows
+    squares = options.get("kind") == "Adam" and dtype == "float32"
+    at_once = (kind, dtype) != ("loss", "float32") or squares
     step = min(step, STEPS - 1 if at_once else STEPS - 4)
     good = poisoned("none", 0, dtype)
     x, y = poisoned(kind, step, dtype)
     net, twin = (fragile(kind, dtype) for _ in range(2))
-    optimizer = fnn.SGD(lr=1e-3, **options)
+    by = optimizer(**{"lr": 1e-3} | options)
     for n in (net, twin):
-        n.fit(good[0][:20], good[1][:20], batch_size=2, optimizer=optimizer, shuffle=False)
+        n.fit(good[0][:20], good[1][:20], batch_size=2, optimizer=by, shuffle=False)
     steps = 0
     with pytest.raises(fnn.DivergedError) as expected:
         for start in range(0, 2 * STEPS, 2):
             steps += 1
-            twin.train_step(x[start:start + 2], y[start:start + 2], optimizer)
+            twin.train_step(x[start:start + 2], y[start:start + 2], by)
     assert steps == step + 1 if at_once else steps > step
-    if kind == "loss":
+    if kind == "loss" and not squares:
         reason = "the loss is inf"
     elif (kind, dtype) == ("statistics", "float64"):
         reason = "the loss is nan"      # nothing is normalised by a variance beyond float64
@@ -359,12 +389,12 @@ def test_divergence_in_a_long_epoch(kind: str, dtype: str, options: dict[str, fl
         reason = "the gradient is not finite" if seen else "the step leads to infinity"
     assert str(expected.value).startswith(reason)
     with pytest.raises(fnn.DivergedError) as caught:
-        net.fit(x, y, batch_size=2, optimizer=optimizer, shuffle=False)
+        net.fit(x, y, batch_size=2, optimizer=by, shuffle=False)
     assert bits(net) == bits(twin)
     assert all(np.isfinite(a).all() for a in net.state_dict().values())
     what, _, kept = str(expected.value).partition("; ")
     assert str(caught.value) == f"{what} at step {steps - 1} of epoch 2; {kept}"
-    # the velocity and the dropout go on alike, and if it is to the next disaster
+    # the velocity or moments and the dropout go on alike, and if it is to the next disaster
     ends = []
     for n in (net, twin):
         try:

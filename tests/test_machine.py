@@ -18,7 +18,7 @@ from conftest import EPS, FLOAT32, FLOAT64
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from plain import Plain, filling
+from plain import Plain, filling, optimizer
 from test_properties import OWN
 
 import fastnn as fnn
@@ -33,7 +33,8 @@ ROWS = 40
 OPTIMIZERS: tuple[Options, ...] = (
     {"lr": 0.05}, {"lr": 0.01, "momentum": 0.9}, {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     {"lr": 0.1, "weight_decay": 0.1}, {"lr": 0.05, "clip_norm": 0.1}, {"lr": 0.02, "momentum": 0.5, "clip_norm": 0.5},
-    {"lr": 0.0}, {"lr": 0.0, "momentum": 0.5},
+    {"lr": 0.0}, {"lr": 0.0, "momentum": 0.5}, {"kind": "Adam", "lr": 0.01, "beta2": 0.9, "eps": 1e-2, "eps_hat": True},
+    {"kind": "AdamW", "lr": 0.02, "eps": 1e-2, "weight_decay": 0.1, "clip_norm": 0.5},
 )
 
 GHOSTS = functools.partial(fnn.BatchNorm, virtual_batch_size=4, running_var_ddof=0)
@@ -91,24 +92,30 @@ KINDS_OF_X: dict[str, Callable[[Array], Array]] = {
 kinds_of_x = st.sampled_from(list(KINDS_OF_X))
 
 
+def named(state: dict[str, Array], velocity: dict[str, Array], second_moment: dict[str, Array]) -> dict[str, Array]:
+    return state | {f"velocity of {k}": a for k, a in velocity.items()} | {
+        f"second moment of {k}": a for k, a in second_moment.items()}
+
+
 class Side:
     """One of the two networks, with optimisers and a number of threads of its own."""
 
     def __init__(self, net: fnn.Sequential, options: list[Options], threads: int | None) -> None:
         self.net, self.threads = net, threads
-        self.optimizers = [fnn.SGD(**o) for o in options]
+        self.optimizers = [optimizer(**o) for o in options]
 
-    def velocity(self) -> dict[str, Array]:
-        if self.net._velocity is None:
-            return {}
-        return {f"{i}.{name}": a for (i, name), a in self.net._plan.copies(self.net._velocity).items()}
+    def moments(self) -> tuple[dict[str, Array], ...]:
+        """The velocity, or first moment, and the second one."""
+        return tuple(
+            {} if flat is None else {f"{i}.{name}": a for (i, name), a in self.net._plan.copies(flat).items()}
+            for flat in (self.net._velocity, self.net._second_moment))
 
     def everything(self) -> list[Any]:
         """All that training depends on."""
         net = self.net
         which = [o is net._optimizer for o in self.optimizers]
-        return [{k: a.tobytes() for k, a in (net.state_dict() | {f"v{k}": a for k, a in self.velocity().items()}).items()},
-                net._step, net._epoch, net._rng.bit_generator.state, which]
+        return [[{k: a.tobytes() for k, a in arrays.items()} for arrays in (net.state_dict(), *self.moments())],
+                net._step, net._epoch, net._trained[0], net._rng.bit_generator.state, which]
 
 
 class Networks(RuleBasedStateMachine):
@@ -166,10 +173,12 @@ class Networks(RuleBasedStateMachine):
         assert type(e) is error and str(e).startswith(f"{name}: "), e
 
     def plain(self, used: Any = None) -> Plain:
-        """Plain NumPy as it stands, in float64; with the velocity if `used` is the optimiser that it belongs to."""
+        """Plain NumPy as it stands, in float64; with the moments if `used` is the optimiser that they belong to."""
         plain = Plain(self.net.net, FLOAT64)
         if used is not None and used == self.used:
-            plain.velocity = {k: a.astype(FLOAT64) for k, a in self.net.velocity().items()}
+            plain.velocity, plain.second_moment = (
+                {k: a.astype(FLOAT64) for k, a in arrays.items()} for arrays in self.net.moments())
+            plain.updates = self.net.net._trained[0]
         return plain
 
     def follows(self, plain: Plain, run: Callable[[Plain, Array], dict[str, Any]], x: Array, given: dict[str, Any]) -> None:
@@ -182,7 +191,8 @@ class Networks(RuleBasedStateMachine):
             p, blur = copy.copy(plain), lambda a: a * (1 + eps * rng.uniform(-1, 1, a.shape)) if eps else a
             p.blur = blur
             p.state = {k: blur(a) for k, a in plain.state.items()}
-            p.velocity = {k: blur(a) for k, a in plain.velocity.items()}
+            p.velocity, p.second_moment = (
+                {k: blur(a) for k, a in arrays.items()} for arrays in (plain.velocity, plain.second_moment))
             with np.errstate(all="ignore"):
                 return {k: np.asarray(a, FLOAT64) for k, a in run(p, blur(x)).items()}
 
@@ -209,7 +219,7 @@ class Networks(RuleBasedStateMachine):
         self.used = "lost"
         self.both(lambda side: side.net.load_state_dict(self.initial))
         for side in (self.net, self.twin):
-            side.optimizers = [fnn.SGD(**o) for o in self.options]
+            side.optimizers = [optimizer(**o) for o in self.options]
 
     def data(self, rows: slice, kind: str = "as the network's") -> tuple[Array, Array, Array]:
         """The rows in some form, and as the network's dtype; and the labels or targets."""
@@ -232,9 +242,9 @@ class Networks(RuleBasedStateMachine):
                 these = batches[epoch * per_epoch:(epoch + 1) * per_epoch]
                 total = sum(len(rows) * p.step(x[rows], y[rows], **options) for rows in these)
                 means.append(total / sum(map(len, these)))
-            return p.state | {f"velocity of {k}": a for k, a in p.velocity.items()} | {"losses": means}
+            return named(p.state, p.velocity, p.second_moment) | {"losses": means}
 
-        given = self.net.net.state_dict() | {f"velocity of {k}": a for k, a in self.net.velocity().items()}
+        given = named(self.net.net.state_dict(), *self.net.moments())
         self.follows(plain, run, x, given | {"losses": np.array(losses)})
         self.used = used
         if options["lr"] == 0:
@@ -433,12 +443,12 @@ class Networks(RuleBasedStateMachine):
         if self.too_few([len(x)]):
             self.refuses(ValueError, "x", lambda side: side.net.forward(x, training=True))
             return
-        plain, steps, before = self.plain(), self.net.net._step, self.net.velocity()
+        plain, steps, before = self.plain(), self.net.net._step, self.net.moments()
         outputs, _ = self.both(lambda side: side.net.forward(x, training=True))
         self.follows(plain, lambda p, x: {"outputs": p.forward(x)[0]} | p.state, converted,
                      {"outputs": outputs} | self.net.net.state_dict())
         assert self.net.net._step == steps + 1
-        assert pickle.dumps(self.net.velocity()) == pickle.dumps(before)
+        assert pickle.dumps(self.net.moments()) == pickle.dumps(before)
 
     # ---- the state from outside
 
@@ -514,7 +524,7 @@ class Networks(RuleBasedStateMachine):
         assert list(state) == list(self.initial)
         for key, a in state.items():
             assert a.shape == self.initial[key].shape and a.dtype == self.dtype and np.isfinite(a).all()
-        for flat in (net._plan.parameters, net._plan._gradients, net._velocity):
+        for flat in (net._plan.parameters, net._plan._gradients, net._velocity, net._second_moment):
             assert flat is None or not filling(net, flat).any()
         for i, layer in enumerate(net.layers):
             for name, a in layer.parameters.items():

@@ -36,7 +36,7 @@ from conftest import (
 from test_contract import COMPILED, OPS, arguments, call, compiled, every_dtype, every_op, float_arrays, outputs_of
 
 import fastnn as fnn
-from fastnn import activation, dense, network, plan, sgd
+from fastnn import activation, adam, dense, network, plan, sgd
 from fastnn._kernels import by_dtype, gemm
 from fastnn._kernels import dense as dense_kernels
 
@@ -49,7 +49,9 @@ LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 product = by_dtype(gemm.product)
-SHARED = (activation, "SHARED_SIZE"), (sgd, "SHARED_SIZE"), (dense, "SHARED_WORK"), (fnn.batchnorm, "SHARED_SIZE")
+SHARED = (
+    (activation, "SHARED_SIZE"), (sgd, "SHARED_SIZE"), (adam, "SHARED_SIZE"), (dense, "SHARED_WORK"),
+    (fnn.batchnorm, "SHARED_SIZE"))
 
 
 # ---- forbidden pages
@@ -206,8 +208,9 @@ def one_network(d: int, hidden: int, loss: str, dtype: Any) -> fnn.Sequential:
 def everything(net: fnn.Sequential, x: Array, y: Array) -> list[Any]:
     """What a network can do with x and y, and its state afterwards."""
     plainly, clipped = fnn.SGD(lr=1e-4, momentum=0.9, weight_decay=0.01), fnn.SGD(lr=1e-3, momentum=0.5, clip_norm=0.5)
+    adam, clipped_adam = fnn.Adam(lr=1e-4, eps=1e-2), fnn.AdamW(lr=1e-4, eps=1e-2, clip_norm=0.5)
     results: list[Any] = [net.loss_and_gradients(x, y)[0], net.train_step(x, y, plainly)]
-    for shuffle, optimizer in [(True, plainly), (False, clipped)]:
+    for shuffle, optimizer in [(True, adam), (False, clipped_adam), (True, plainly), (False, clipped)]:
         results += net.fit(
             x, y, batch_size=4, shuffle=shuffle, optimizer=optimizer, epochs=2, validation_data=(x, y)).loss
     results += [*net.evaluate(x, y).values(), net.predict(x), net.forward(x), net.forward(x, training=True)]
@@ -510,7 +513,7 @@ def kernel_calls(rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], A
         args = arguments(rng, name, FLOAT32)
         given = args | outputs_of(name, args)
         if "lr" in given:
-            given |= {"lr": 1e-9, "momentum": 0.5}
+            given |= {"lr": 1e-9} | ({"momentum": 0.5} if "momentum" in given else {})
         arrays = [a for a in given.values() if isinstance(a, np.ndarray)]
         yield name, lambda f=function, g=given: f(**g), arrays
         yield f"{name}, new outputs", lambda f=function, g=args: f(**g), arrays
@@ -557,6 +560,7 @@ def network_calls(rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], 
     net = fnn.Sequential(layers(), seed=0)
     numbers = fnn.Sequential([fnn.Dense(5, 2)], loss="mean_squared_error", dtype="float64", seed=0)
     still = fnn.SGD(lr=0.0)
+    adam = fnn.AdamW(lr=1e-9)
     moving = fnn.SGD(lr=1e-6, momentum=0.9, nesterov=True)
     clipped = fnn.SGD(lr=1e-6, clip_norm=1.0)
     spoilt = x.copy()
@@ -567,15 +571,16 @@ def network_calls(rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], 
     big, targets = 1e20 * x.astype(FLOAT64), rng.random((12, 2))
     missing = targets.copy()
     missing[3, 1] = np.nan
-    arrays: list[Any] = [x, y, net, numbers, still, moving, clipped, spoilt, bad, steep, big, targets, missing]
+    arrays: list[Any] = [x, y, net, numbers, still, adam, moving, clipped, spoilt, bad, steep, big, targets, missing]
 
     def case(name: str, function: Callable[[], Any]) -> tuple[str, Callable[[], Any], list[Any]]:
         # (what the network was trained with last it keeps)
-        return name, function, [a for a in arrays if not isinstance(a, fnn.SGD)]
+        return name, function, [a for a in arrays if not isinstance(a, fnn.SGD | fnn.Adam)]
 
     yield case("construct", lambda: fnn.Sequential(layers(), seed=0))
     yield case("train_step", lambda: net.train_step(x, y, still))
     yield case("train_step, momentum", lambda: net.train_step(x, y, moving))
+    yield case("train_step, Adam", lambda: net.train_step(x, y, adam))
     yield case("train_step, clipped", lambda: net.train_step(x, y, clipped))
     yield case("train_step, targets", lambda: numbers.train_step(x, targets, still))
     yield case("fit", lambda: net.fit(x, y, batch_size=4, optimizer=still))
@@ -892,10 +897,12 @@ def beyond(name: str) -> None:
         assert abs(loss - one) < 1e-5
         np.testing.assert_allclose(gradient[:piece_rows], expected * (piece_rows / n), rtol=1e-5, atol=1e-30)
     else:
-        # in place: with a gradient of zero and momentum the same memory may be passed over again and again
-        assert name == "sgd_update"
-        param, velocity = large(x), large(np.zeros_like(x))
-        fnn.sgd_update(param, large(np.zeros_like(x)), velocity, lr=0.1, momentum=0.5)
+        # in place: with a gradient of zero and empty moments the same memory may be passed over again and again
+        param, (grad, *moments) = large(x), (large(np.zeros_like(x)) for _ in range(3))
+        if name == "sgd_update":
+            fnn.sgd_update(param, grad, moments[0], lr=0.1, momentum=0.5)
+        else:
+            fnn.adam_update(param, grad, *moments, lr=0.1, step=1)
         assert_repeated(param, x)
 
 
@@ -1022,7 +1029,10 @@ for dtype in (np.float32, np.float64):
         fnn.sigmoid_cross_entropy(x, abs(np.sin(x)))
         fnn.mean_squared_error(x, out)
         fnn.sgd_update(out, x, np.zeros_like(x), lr=0.1, momentum=0.9)
-    for optimizer in (fnn.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1), fnn.SGD(lr=0.1, clip_norm=0.1)):
+        fnn.adam_update(out, x, np.zeros_like(x), np.zeros_like(x), lr=0.1, step=1)
+    for optimizer in (
+        fnn.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1), fnn.SGD(lr=0.1, clip_norm=0.1), fnn.AdamW(),
+    ):
         net = fnn.Sequential([
             fnn.Dense(5, 17, bias=False), fnn.BatchNorm(17), fnn.ReLU(), fnn.Dropout(0.2), fnn.Dense(17, 9), fnn.ELU(),
             fnn.Dense(9, 3)], dtype=dtype, seed=0)

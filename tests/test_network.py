@@ -376,11 +376,12 @@ COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda net: pick
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", [fnn.SGD(lr=0.05, momentum=0.9), fnn.AdamW(lr=0.05)], ids=["SGD", "AdamW"])
 @pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
-def test_a_copy_is_a_network_of_its_own(copied: Callable[[Any], Any], dtype: str) -> None:
+def test_a_copy_is_a_network_of_its_own(copied: Callable[[Any], Any], optimizer: Any, dtype: str) -> None:
     net = build(dropout=0.2, dtype=dtype)
     x, y = random_data(net.loss, 20, dtype)
-    net.fit(x, y, batch_size=4, optimizer=fnn.SGD(lr=0.05, momentum=0.9))
+    net.fit(x, y, batch_size=4, optimizer=optimizer)
     before = bits(net)
     first, second = copied(net), copied(net)
     assert repr(first) == repr(net) and first.dtype is net.dtype
@@ -388,7 +389,7 @@ def test_a_copy_is_a_network_of_its_own(copied: Callable[[Any], Any], dtype: str
         for name, a in (layer.parameters | layer.statistics).items():
             assert getattr(layer, name) is a
             assert not np.shares_memory(a, getattr(own, name))
-    # no optimiser named: each goes on with its own, and its velocity
+    # no optimiser named: each goes on with its own, and its velocity or moments
     histories = [n.fit(x, y, epochs=2, batch_size=4).loss for n in (first, second)]
     assert bits(net) == before
     histories.append(net.fit(x, y, epochs=2, batch_size=4).loss)
@@ -1031,13 +1032,13 @@ def test_memory_is_what_the_arrays_take(dtype: str) -> None:
     net = fnn.Sequential(
         [fnn.Dense(100, 70), fnn.BatchNorm(70), fnn.ReLU(), fnn.Dropout(0.2), fnn.Dense(70, 10)], dtype=dtype, seed=0)
     x, y = np.zeros((50, 100)), np.zeros(50, np.int64)
-    for optimizer in (fnn.SGD(), fnn.SGD(momentum=0.9), fnn.SGD(clip_norm=1.0)):
+    for optimizer in (fnn.SGD(), fnn.SGD(momentum=0.9), fnn.SGD(clip_norm=1.0), fnn.Adam(), fnn.AdamW(clip_norm=1.0)):
         twin = fnn.Sequential(
             [fnn.Dense(100, 70), fnn.BatchNorm(70), fnn.ReLU(), fnn.Dropout(0.2), fnn.Dense(70, 10)], dtype=dtype, seed=0)
         twin.train_step(x + np.random.default_rng(0).normal(size=x.shape), y, optimizer)
         plan = twin._plan
         arrays = [plan.parameters, plan.statistics, plan._snapshot, plan.workspace(50).memory]
-        arrays += [a for a in (twin._velocity, plan._gradients) if a is not None]
+        arrays += [a for a in (twin._velocity, twin._second_moment, plan._gradients) if a is not None]
         assert net.memory(50, optimizer=optimizer) == sum(a.nbytes for a in arrays)
     assert net.memory(51) > net.memory(50) >= net.n_parameters * net.dtype.itemsize
     with pytest.raises(ValueError, match=r"^batch_size: "):

@@ -75,7 +75,7 @@ def special(rng, a):
 
 TAME = normal, offset, integers
 VALUES = *TAME, subnormal, special
-LIMITED = ("targets", "running_var", "rstd")        # not any number will do
+LIMITED = ("targets", "running_var", "rstd", "v")        # not any number will do
 
 
 @st.composite
@@ -93,6 +93,12 @@ def cases(draw, name, values=VALUES):
     if name == "sgd_update":
         momentum = draw(st.sampled_from((0.0, 0.9, 0.5)))
         args |= {"momentum": momentum, "nesterov": momentum > 0 and draw(st.booleans())}
+    if name == "adam_update":
+        # betas that float32 holds
+        args |= {"beta1": draw(st.sampled_from((0.875, 0.0, 0.5))), "beta2": draw(st.sampled_from((1 - 2.0**-10, 0.5, 0.0)))}
+        args |= {"step": draw(st.sampled_from((1, 2, 1000))), "eps": draw(st.sampled_from((1e-8, 1.0)))}
+        args |= {"eps_hat": draw(st.booleans()), "decoupled": draw(st.booleans())}
+    if name in ("sgd_update", "adam_update"):
         args |= {"lr": draw(st.sampled_from((0.1, 0.0, 2.5))), "weight_decay": draw(st.sampled_from((0.0, 0.01, 1.5)))}
     if name in ("batchnorm_forward", "batchnorm_inference"):
         args["eps"] = draw(st.sampled_from((1e-5, 1.0, 1e-30)))
@@ -221,6 +227,7 @@ def test_one_wrong_argument_is_refused(name, data):
 
 NUMBERS = {
     "sgd_update": ("lr", "momentum", "weight_decay"), "batchnorm_forward": ("eps", "momentum"), "batchnorm_inference": ("eps",),
+    "adam_update": ("lr", "beta1", "beta2", "eps", "weight_decay"),
 }
 HUGE = 10**400      # no float
 anything = st.one_of(
@@ -234,6 +241,8 @@ def in_range(name, key, value, dtype):
         rounded = float(dtype.type(value))
     if key == "momentum":
         return 0 <= value < 1 or (value == 1 and name != "sgd_update")
+    if key.startswith("beta"):
+        return 0 <= value < 1 and rounded < 1
     return 0 < rounded < math.inf if key == "eps" else value >= 0 and rounded < math.inf
 
 
@@ -243,6 +252,8 @@ def test_any_number_is_in_its_range_or_refused(name, key, data, value):
     args = data.draw(cases(name, TAME))
     if name == "sgd_update":
         args |= {"velocity": np.zeros_like(args["param"]), "nesterov": False}
+    if key == "eps" and "beta2" in args:
+        args["beta2"] = 0.0     # with which eps counts as it is
     args[key] = value
     if not isinstance(value, int | float | np.floating | np.integer) or isinstance(value, bool):
         assert_refused(TypeError, key, getattr(fastnn, name), **args)
@@ -304,6 +315,16 @@ def budgets(name, args, exact):
     if name == "sgd_update":
         moved = size["grad"] + args["weight_decay"] * size["param"] + args["momentum"] * size.get("velocity", 0)
         return [(4, size["param"] + 2 * args["lr"] * moved), (4, moved)][:len(exact)]
+    if name == "adam_update":
+        beta1, beta2, c2 = args["beta1"], args["beta2"], 1 - args["beta2"] ** args["step"]
+        coupled, decoupled = (args["weight_decay"] * (args["decoupled"] == which) for which in (False, True))
+        g = size["grad"] + coupled * size["param"]
+        first, second = beta1 * size["m"] + (1 - beta1) * g, beta2 * size["v"] + (1 - beta2) * g**2
+        # what cancels in the gradient shows in the root
+        lost = np.divide(second, exact[2], out=np.full_like(second, 1e30), where=exact[2] > 0)
+        root = np.sqrt(exact[2] / c2) + args["eps"] / (np.sqrt(c2) if args["eps_hat"] else 1)
+        update = args["lr"] * first * (1 + lost) / (1 - beta1 ** args["step"]) / root
+        return [(6, size["param"] * (1 + args["lr"] * decoupled) + update), (4, first), (6, second)]
     loss, gradient = exact
     # the reference is float64 itself, and subtracts the largest logit, before it takes the exponential
     lost = 0 if name == "mean_squared_error" else (16 * size["logits"].max() + 4) * EPS[FLOAT64] / EPS[dtype]
@@ -318,7 +339,7 @@ def test_results_are_near_the_reference(name, data):
     if name == "activation_backward":
         args["y"] = fastnn.activation_forward(args["y"], args["kind"])
     # the specification of batch norm and the losses is float64 for any dtype
-    wide = np.dtype(np.longdouble) if dtype == FLOAT64 and LONG and name[:4] in ("dens", "acti", "sgd_") else FLOAT64
+    wide = np.dtype(np.longdouble) if dtype == FLOAT64 and LONG and name[:4] in ("dens", "acti", "sgd_", "adam") else FLOAT64
     results, exact = call(name, args), expected_of(name, args, wide)
     for i, (result, expected, (budget, size)) in enumerate(zip(results, exact, budgets(name, args, exact), strict=True)):
         error = np.abs(np.asarray(result).astype(wide) - expected)
@@ -348,6 +369,7 @@ REACH = {
     "sigmoid_cross_entropy": {"logits": ["all", "entry"]},
     "mean_squared_error": {"pred": ["all", "entry"], "target": ["all", "entry"]},
     "sgd_update": {"param": ["entry", "entry"], "grad": ["entry", "entry"], "velocity": ["entry", "entry"]},
+    "adam_update": {key: ["entry"] * 3 for key in ("param", "grad", "m", "v")},
 }
 
 
@@ -366,18 +388,18 @@ def test_what_is_not_finite_stays_where_it_is(name, data, value):
     key = data.draw(st.sampled_from([key for key in REACH[name] if args[key] is not None]), label="where")
     at = tuple(data.draw(st.integers(0, size - 1)) for size in args[key].shape)
     spoilt = args | {key: args[key].copy()}
-    spoilt[key][at] = abs(value) if key == "running_var" else value
+    spoilt[key][at] = abs(value) if key in ("running_var", "v") else value
     clean, results = call(name, args), call(name, spoilt)
     for i, (result, before) in enumerate(zip(results, clean, strict=True)):
         result, before = np.array(result), np.array(before)
         how = REACH[name][key][i]
         if how is not None:
             # a kink, or a rate of zero, may stop it
-            if np.isnan(value) and name not in ("activation_backward", "sgd_update"):
+            if np.isnan(value) and name not in ("activation_backward", "sgd_update", "adam_update"):
                 assert np.isnan(result[part(how, at)]).all(), f"{key}, result {i}"
             result[part(how, at)] = before[part(how, at)] = 0
         assert_same_bits(result, before, f"{key}, result {i}")
-    if name == "sgd_update" or key == "dy":
+    if name in ("sgd_update", "adam_update") or key == "dy":
         for result, expected in zip(results, expected_of(name, spoilt, dtype_of(name, args)), strict=True):
             np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
 
@@ -465,7 +487,7 @@ def test_memory_that_is_shared(name, data, seed):
 def shared_work():
     """The kernels share work of any size among threads."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (fastnn.batchnorm, fastnn.activation, fastnn.sgd):
+        for module in (fastnn.batchnorm, fastnn.activation, fastnn.sgd, fastnn.adam):
             patch.setattr(module, "SHARED_SIZE", 0)
         patch.setattr(fastnn.dense, "SHARED_WORK", 0)
         yield
@@ -530,6 +552,7 @@ COLUMNS = {
     "sigmoid_cross_entropy": (["logits", "targets"], [False, True]),
     "mean_squared_error": (["pred", "target"], [False, True]),
     "sgd_update": (["param", "grad", "velocity"], [True, True]),
+    "adam_update": (["param", "grad", "m", "v"], [True] * 3),
 }
 ROWS = {
     "dense_forward": (["x"], [True]),

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error")
 DATA = Path(__file__).parent / "data"
 #: Options of the optimiser, each with what makes it, because a schedule may have a state.
-OPTIMIZERS: dict[str, Callable[[], fnn.SGD]] = {
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "plain": lambda: fnn.SGD(lr=0.05),
     "momentum": lambda: fnn.SGD(lr=0.02, momentum=0.9),
     "nesterov": lambda: fnn.SGD(lr=0.02, momentum=0.9, nesterov=True),
@@ -56,6 +56,8 @@ OPTIMIZERS: dict[str, Callable[[], fnn.SGD]] = {
     "warm-up": lambda: fnn.SGD(lr=schedules.WarmUp(schedules.Cosine(0.1, 60, 0.01), 20)),
     "one cycle": lambda: fnn.SGD(lr=schedules.OneCycle(0.1, 70), momentum=0.9),
     "plateau": lambda: fnn.SGD(lr=schedules.ReduceOnPlateau(0.1, 0.5, 1, "loss", min_delta=0.05)),
+    "Adam": lambda: fnn.Adam(lr=0.02, beta1=0.8, beta2=0.99, eps=1e-6, eps_hat=True, clip_norm=0.5),
+    "AdamW": lambda: fnn.AdamW(lr=schedules.Cosine(0.02, 60), weight_decay=0.1, decay="all", average=0.9),
 }
 
 
@@ -88,7 +90,7 @@ def whole(net: fnn.Sequential) -> dict[str, Any]:
     state["layers"] = [layer.config() for layer in state["layers"]]
     if (optimizer := state["_optimizer"]) is not None:
         state["_optimizer"] = optimizer.config(), optimizer.state()
-    for group in ("_state", "_velocity", "_average"):
+    for group in ("_state", "_velocity", "_second_moment", "_average"):
         state[group] = {name: (a.dtype, a.shape, a.tobytes()) for name, a in (state[group] or {}).items()}
     return state
 
@@ -121,7 +123,7 @@ def test_a_file_holds_the_whole_network(tmp_path: Path, name: str, loss: str, dt
 
 
 @pytest.mark.parametrize("copied", [None, copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-@pytest.mark.parametrize("name", ["momentum", "average", "cosine", "plateau"])
+@pytest.mark.parametrize("name", ["momentum", "average", "cosine", "plateau", "Adam", "AdamW"])
 def test_a_new_optimizer_that_says_the_same_goes_on(tmp_path: Path, name: str, copied: Any) -> None:
     net = build()
     arguments: dict[str, Any] = dict(zip("xy", data(net.loss), strict=True)) | {"batch_size": 16}
@@ -155,12 +157,16 @@ def test_a_step_with_a_new_optimizer_goes_on(tmp_path: Path) -> None:
     assert whole(again) == whole(net)
 
 
-def test_an_optimizer_with_other_options_starts_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "behind"), [
+    (fnn.SGD(lr=0.1, momentum=0.9), fnn.SGD(lr=0.1, momentum=0.8)), (fnn.Adam(), fnn.AdamW(weight_decay=0.0)),
+    (fnn.Adam(), fnn.SGD(lr=0.1, momentum=0.9)), (fnn.SGD(lr=0.1), fnn.Adam())], ids=str)
+def test_an_optimizer_with_other_options_starts_anew(tmp_path: Path, before: Any, behind: Any) -> None:
     net = tiny()
+    net.fit(np.eye(2), np.array([0, 1]), optimizer=before)
     net.save(tmp_path / "net")
     again = fnn.load(tmp_path / "net")
     for n in (net, again):
-        n.fit(np.eye(2), np.array([0, 1]), optimizer=fnn.SGD(lr=0.1, momentum=0.8))
+        n.fit(np.eye(2), np.array([0, 1]), optimizer=behind)
     assert whole(again) == whole(net) and again._trained == (1, 1)
 
 
@@ -487,9 +493,10 @@ def put_together(header: Any, body: bytes, *, checksum: bool = True) -> bytes:
     return file
 
 
-def test_the_format_is_as_documented(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["average", "AdamW"])
+def test_the_format_is_as_documented(tmp_path: Path, kind: str) -> None:
     net = build(dtype="float64")
-    net.fit(*data(net.loss), epochs=3, batch_size=25, optimizer=OPTIMIZERS["average"]())
+    net.fit(*data(net.loss), epochs=3, batch_size=25, optimizer=OPTIMIZERS[kind]())
     net.save(tmp_path / "net")
     file = (tmp_path / "net").read_bytes()
     header, body = parts(file)
@@ -510,10 +517,12 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         start, end = end, entry["data_offsets"][1]
         assert entry["data_offsets"][0] == start
         group, key = name.split(".", 1)
-        layer, own = key.split(".") if group in ("velocity", "average") else (group, key)
+        layer, own = key.split(".") if group in ("velocity", "second_moment", "average") else (group, key)
         a = np.frombuffer(body[start:end], {"F32": "<f4", "F64": "<f8"}[entry["dtype"]]).reshape(entry["shape"])
         if group == "velocity":
             expected = net._plan.copies(net._velocity)[int(layer), own]     # type: ignore[arg-type]
+        elif group == "second_moment":
+            expected = net._plan.copies(net._second_moment)[int(layer), own]    # type: ignore[arg-type]
         elif group == "average":
             expected = net._plan.copies(net._average)[int(layer), own]      # type: ignore[arg-type]
         else:
@@ -896,6 +905,31 @@ def test_an_option_that_is_not_there_has_its_default(tmp_path: Path, small_file:
     header["__metadata__"]["optimizer"] = json.dumps(optimizer)
     (tmp_path / "net").write_bytes(put_together(header, body))
     assert whole(fnn.load(tmp_path / "net")) == whole(tiny())
+
+
+def test_a_file_without_a_kind_of_optimizer_is_of_sgd(tmp_path: Path, small_file: bytes) -> None:
+    """From before there was another."""
+    header, body = parts(small_file)
+    optimizer = json.loads(header["__metadata__"]["optimizer"])
+    assert optimizer["config"].pop("kind") == "SGD"
+    header["__metadata__"]["optimizer"] = json.dumps(optimizer)
+    (tmp_path / "net").write_bytes(put_together(header, body))
+    assert whole(fnn.load(tmp_path / "net")) == whole(tiny())
+
+
+def test_the_moments_of_adam_are_there_or_the_file_is_refused(tmp_path: Path, small_file: bytes) -> None:
+    net = tiny()
+    net.fit(np.eye(2), np.array([0, 1]), optimizer=fnn.Adam())
+    net.save(tmp_path / "adam")
+    header, body = parts((tmp_path / "adam").read_bytes())
+    optimizer = json.loads(header["__metadata__"]["optimizer"])
+    # nobody else has a second moment
+    header["__metadata__"]["optimizer"] = json.dumps(optimizer | {"config": fnn.SGD(momentum=0.9).config()})
+    assert "second_moment" in assert_damaged(tmp_path / "net", put_together(header, body), "field")
+    # Adam has both: a velocity alone will not do
+    header, body = parts(small_file)
+    header["__metadata__"]["optimizer"] = json.dumps(optimizer)
+    assert "second_moment" in assert_damaged(tmp_path / "net", put_together(header, body), "field")
 
 
 # ---------------------------------------------------------------------------------------------------- what a path is

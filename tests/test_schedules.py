@@ -96,6 +96,9 @@ def test_description_makes_the_same_schedule(name: str) -> None:
     optimizer = fnn.SGD(schedule, momentum=0.5, average=0.9, clip_norm=2.0, decay="all")
     twin = fnn.SGD.from_config(json.loads(json.dumps(optimizer.config())))
     assert twin.config() == optimizer.config() and repr(twin) == repr(optimizer)
+    adam = fnn.AdamW(schedule, beta2=0.5, eps_hat=True, average="polyak")
+    again_adam = fnn.AdamW.from_config(json.loads(json.dumps(adam.config())))
+    assert again_adam.config() == adam.config() and repr(again_adam) == repr(adam)
 
 
 def test_state_of_a_plateau_goes_on() -> None:

@@ -118,6 +118,7 @@ ROWS, STEPS = 16, 5
 x, y = rng.normal(size=(STEPS * ROWS, 20)).astype(np.float32), rng.integers(0, 10, STEPS * ROWS)
 optimizer = fnn.SGD(lr=0.01, momentum=0.9)
 clipping = fnn.SGD(lr=0.01, clip_norm=0.1)
+adam = fnn.AdamW(lr=0.001)
 
 class Struck(BaseException):
     pass
@@ -166,8 +167,8 @@ def build():
     return fnn.Sequential(layers(), seed=0)
 
 def state(net):
-    velocity = None if net._velocity is None else net._velocity.tobytes()
-    return (net._plan.state.tobytes(), velocity, net._optimizer, net._step, net._epoch, str(net._rng.bit_generator.state),
+    moments = [None if a is None else a.tobytes() for a in (net._velocity, net._second_moment)]
+    return (net._plan.state.tobytes(), moments, net._optimizer, net._step, net._epoch, str(net._rng.bit_generator.state),
             net._holder)
 
 def duration(action):
@@ -179,14 +180,14 @@ def duration(action):
     return sorted(taken)[2]
 
 def same(net, twin, note):
-    for name, a, b in zip("parameters velocity optimizer steps epochs generator holder".split(), state(net), state(twin)):
-        assert a == b, (note, name) if name in ("parameters", "velocity") else (note, name, a, b)
+    for name, a, b in zip("parameters moments optimizer steps epochs generator holder".split(), state(net), state(twin)):
+        assert a == b, (note, name) if name in ("parameters", "moments") else (note, name, a, b)
 
 def fit():
     net, twin = build(), build()
     longest = 3 * duration(lambda: build().fit(x, y, epochs=3, batch_size=ROWS, optimizer=optimizer))
     for i in attempts():
-        now = wait.choice([optimizer, optimizer, clipping])
+        now = wait.choice([optimizer, adam, clipping])
         validation = wait.choice([None, (x, y)])
         assert struck(lambda: net.fit(
             x, y, epochs=10**9, batch_size=ROWS, optimizer=now, validation_data=validation), longest) is None
@@ -202,7 +203,7 @@ def fit():
 def step():
     net, twin = build(), build()
     calls = [lambda n: n.train_step(x, y, optimizer), lambda n: n.train_step(x, y, clipping),
-             lambda n: n.forward(x, training=True)]
+             lambda n: n.train_step(x, y, adam), lambda n: n.forward(x, training=True)]
     longest = 1.3 * duration(lambda: build().train_step(x, y, optimizer))
     for i in attempts():
         call = wait.choice(calls)

@@ -196,10 +196,15 @@ def digest(*arrays: Any) -> str:
     return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()
 
 
-def trained(loss: str, dtype: str, batch_size: int, seed: int = 0, *, kind: str = "f8", clip: float | None = None) -> str:
+def trained(
+    loss: str, dtype: str, batch_size: int, seed: int = 0, *, kind: str = "f8", clip: float | None = None, adam: bool = False,
+) -> str:
     net = build(loss, dtype, seed)
     x, y = data(loss, 4 * batch_size + 3, kind)
-    optimizer = fnn.SGD(lr=0.02, momentum=0.9, weight_decay=1e-3, clip_norm=clip)
+    if adam:
+        optimizer: Any = fnn.AdamW(lr=0.001, weight_decay=0.1, clip_norm=clip)
+    else:
+        optimizer = fnn.SGD(lr=0.02, momentum=0.9, weight_decay=1e-3, clip_norm=clip)
     history = net.fit(x, y, epochs=2, batch_size=batch_size, optimizer=optimizer)
     loss_now, gradients = net.loss_and_gradients(x, y)
     out = net.forward(x, training=True)
@@ -207,20 +212,20 @@ def trained(loss: str, dtype: str, batch_size: int, seed: int = 0, *, kind: str 
 
 
 @pytest.mark.parametrize(("kind", "batch_size"), [("f8", 65), ("u1", 65), ("u1", 16)])
-@pytest.mark.parametrize("clip", [None, 0.5], ids=["plain", "clip"])
+@pytest.mark.parametrize(("clip", "adam"), [(None, False), (0.5, False), (None, True)], ids=["plain", "clip", "Adam"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_training_has_the_same_bits_with_any_number_of_threads(
-    dtype: str, clip: float | None, kind: str, batch_size: int,
+    dtype: str, clip: float | None, adam: bool, kind: str, batch_size: int,
 ) -> None:
     loss = LOSSES[(dtype == "float64") + (clip is not None)]
     results = {}
     for n in (*COUNTS, 3, None):
         with fnn.num_threads(n):
-            results.setdefault(n, set()).add(trained(loss, dtype, batch_size, kind=kind, clip=clip))
+            results.setdefault(n, set()).add(trained(loss, dtype, batch_size, kind=kind, clip=clip, adam=adam))
     assert team.n_workers() >= 7        # they have been there
     assert len(set.union(*results.values())) == 1, results
     # not because nothing matters
-    assert trained(loss, dtype, batch_size, 1, kind=kind, clip=clip) not in results[1]
+    assert trained(loss, dtype, batch_size, 1, kind=kind, clip=clip, adam=adam) not in results[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -309,6 +314,9 @@ def test_kernels_have_the_same_bits_with_any_number_of_threads(dtype: str) -> No
                 param, velocity = x.copy(), dx.copy()
                 fnn.sgd_update(param, chances, velocity, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
                 done["sgd"] = param, velocity
+                param, m, v = x.copy(), dx.copy(), dx**2
+                fnn.adam_update(param, chances, m, v, lr=0.1, step=3, weight_decay=0.1)
+                done["adam"] = param, m, v
             for name, arrays in done.items():
                 results.setdefault(name, set()).add(digest(*arrays) if isinstance(arrays, tuple) else digest(arrays))
         assert {name: len(seen) for name, seen in results.items()} == dict.fromkeys(results, 1), (n, d, k)

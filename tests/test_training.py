@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from plain import Plain, visited_batches, visited_rows
+from plain import optimizer as made
 
 import fastnn as fnn
+from fastnn import optimizers
 from fastnn.training import batch_starts
 
 Array = np.ndarray
@@ -32,6 +34,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "decay": {"lr": 0.3, "weight_decay": 0.1},
     "clip": {"lr": 0.3, "clip_norm": 0.2},
     "all": {"lr": 0.2, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05, "clip_norm": 0.05},
+    # eps above the rounding of a gradient that should be 0, which Adam would scale up
+    "Adam": {"kind": "Adam", "lr": 0.1, "eps": 1e-2},
+    "Adam, all": {"kind": "Adam", "lr": 0.1, "beta1": 0.5, "beta2": 0.9, "eps": 1e-2, "eps_hat": True, "weight_decay": 0.05,
+                  "clip_norm": 0.05},
+    "AdamW": {"kind": "AdamW", "lr": 0.1, "eps": 1e-2, "weight_decay": 0.5},
 }
 
 
@@ -61,7 +68,7 @@ def bits(net: fnn.Sequential) -> dict[str, bytes]:
     return {name: a.tobytes() for name, a in net.state_dict().items()}
 
 
-def trained(optimizer: fnn.SGD, loss: str = LOSSES[0], dtype: str = "float64") -> fnn.Sequential:
+def trained(optimizer: Any, loss: str = LOSSES[0], dtype: str = "float64") -> fnn.Sequential:
     """A network with dropout and batch norm after one epoch, so that there is a velocity to lose."""
     net = build(loss, dtype=dtype, dropout=0.3)
     net.fit(*random_data(loss), optimizer=optimizer, batch_size=8)
@@ -97,7 +104,7 @@ def by_hand(
 def test_training_equals_plain_numpy(loss: str, options: str, dtype: str, tolerance: float) -> None:
     net = build(loss, dtype=dtype)
     plain = Plain(net)
-    optimizer = fnn.SGD(**OPTIMIZERS[options])
+    optimizer = made(**OPTIMIZERS[options])
     x, y = random_data(loss, dtype=dtype)
     for start, end in [(0, 8), (8, 16), (16, 24), (0, 11), (11, 24), (0, 24)]:
         expected = plain.step(x[start:end], y[start:end], **OPTIMIZERS[options])
@@ -113,7 +120,7 @@ def test_every_option_of_the_optimizer_matters() -> None:
     seen = set()
     for options in OPTIMIZERS.values():
         net = build()
-        by_hand(net, x, y, fnn.SGD(**options), [(0, 8), (8, 16), (16, 24)])
+        by_hand(net, x, y, made(**options), [(0, 8), (8, 16), (16, 24)])
         seen.add(net.layers[0].weight.tobytes())
     assert len(seen) == len(OPTIMIZERS)
 
@@ -125,6 +132,19 @@ def test_weight_decay_leaves_all_but_dense_weights_alone() -> None:
         net.train_step(x, y, fnn.SGD(lr=0.1, weight_decay=decay))
     same = {name for name in bits(nets[0]) if bits(nets[0])[name] == bits(nets[1])[name]}
     assert same == {name for name in bits(nets[0]) if not name.endswith(".weight")}
+
+
+@pytest.mark.parametrize("kind", [fnn.Adam, fnn.AdamW])
+@pytest.mark.parametrize("decay", ["weights", "all"])
+def test_weight_decay_of_adam_acts_on_what_it_should(decay: str, kind: Any) -> None:
+    x, y = random_data()
+    nets = [build() for _ in range(2)]
+    for net, weight_decay in zip(nets, (0.0, 0.5), strict=True):
+        net.train_step(x, y, kind(lr=0.1, eps=1e-2, weight_decay=weight_decay, decay=decay))
+    same = {name for name in bits(nets[0]) if bits(nets[0])[name] == bits(nets[1])[name]}
+    # (biases and beta start at 0, where nothing decays)
+    decayed = ("weight", "gamma") if decay == "all" else "weight"
+    assert same == {name for name in bits(nets[0]) if not name.endswith(decayed)}
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -182,6 +202,47 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_bad_options_of_the_optimizer_are_named(options: dict[str, Any], error: type[Exception], name: str) -> None:
     with pytest.raises(error, match=rf"^{name}: expected .*got"):
         fnn.SGD(**options)
+
+
+@pytest.mark.parametrize("kind", [fnn.Adam, fnn.AdamW])
+@pytest.mark.parametrize(("options", "error", "name"), [
+    *[case for case in BAD_OPTIONS if case[2] in ("lr", "weight_decay", "clip_norm")],
+    *[({name: b}, ValueError, name) for name in ("beta1", "beta2") for b in (-0.1, 1, 1.0, np.nan)],
+    *[({name: b}, TypeError, name) for name in ("beta1", "beta2") for b in ("0.9", False, None)],
+    *[({"eps": e}, ValueError, "eps") for e in (0, -1e-8, np.nan, np.inf)],
+    *[({"eps": e}, TypeError, "eps") for e in ("1e-8", True, None)],
+    *[({"eps_hat": e}, TypeError, "eps_hat") for e in (0, None, "yes")],
+])
+def test_bad_options_of_adam_are_named(options: dict[str, Any], error: type[Exception], name: str, kind: Any) -> None:
+    with pytest.raises(error, match=rf"^{name}: expected .*got"):
+        kind(**options)
+
+
+@pytest.mark.parametrize("options", [{"beta1": 1 - 1e-9}, {"beta2": 1 - 1e-9}, {"eps": 1e-44}, {"eps": 1e39}, {"lr": 1e39}])
+def test_numbers_of_adam_that_float32_does_not_hold(options: dict[str, Any]) -> None:
+    x, y = random_data()
+    build(dtype="float64").train_step(x, y, fnn.Adam(**options))
+    net = build(dtype="float32")
+    before = bits(net)
+    with pytest.raises(ValueError, match=rf"^{next(iter(options))}: expected .*float32.*got"):
+        net.train_step(x, y, fnn.Adam(**options))
+    assert bits(net) == before
+
+
+def test_kinds_of_adam_and_their_defaults() -> None:
+    assert (fnn.Adam().lr, fnn.Adam().weight_decay, fnn.AdamW().lr, fnn.AdamW().weight_decay) == (0.001, 0, 0.001, 0.01)
+    assert repr(fnn.AdamW(0.5, beta1=0.25)).startswith("AdamW(lr=0.5, beta1=0.25, beta2=0.999, eps=1e-08, eps_hat=False, ")
+    for name in ("SGD", "Adam", "AdamW"):
+        config = getattr(fnn, name)().config()
+        again = optimizers.from_config(config)
+        assert type(again) is getattr(fnn, name) and again.config() == config
+        assert config["kind"] == name
+        with pytest.raises(ValueError, match=r"^kind: "):
+            getattr(fnn, "SGD" if name != "SGD" else "Adam").from_config(config)
+    assert type(optimizers.from_config({"lr": 0.5})) is fnn.SGD
+    for wrong in ({"kind": "Lion"}, {"kind": "Adam", "momentum": 0.9}):
+        with pytest.raises(ValueError):
+            optimizers.from_config(wrong)
 
 
 def test_optimizer_takes_numpy_numbers() -> None:
@@ -247,8 +308,8 @@ def test_fit_is_a_loop_of_train_step(loss: str, options: str, dtype: str) -> Non
     net, twin = (build(loss, dtype=dtype, dropout=0.3) for _ in range(2))
     x, y = random_data(loss, dtype=dtype)
     bounds = [(0, 7), (7, 14), (14, 24)]
-    history = net.fit(x, y, epochs=3, batch_size=7, optimizer=fnn.SGD(**OPTIMIZERS[options]), shuffle=False)
-    optimizer = fnn.SGD(**OPTIMIZERS[options])
+    history = net.fit(x, y, epochs=3, batch_size=7, optimizer=made(**OPTIMIZERS[options]), shuffle=False)
+    optimizer = made(**OPTIMIZERS[options])
     for mean in history.loss:
         losses = by_hand(twin, x, y, optimizer, bounds)
         np.testing.assert_allclose(mean, np.average(losses, weights=[end - start for start, end in bounds]), rtol=1e-13)
@@ -364,7 +425,7 @@ def test_no_epochs() -> None:
 
 # ------------------------------------------------------------------------------------ whose velocity, which batches
 
-def fitted(parts: list[tuple[int, fnn.SGD | None]], dtype: str = "float32") -> fnn.Sequential:
+def fitted(parts: list[tuple[int, Any]], dtype: str = "float32") -> fnn.Sequential:
     net = build(dtype=dtype, dropout=0.3)
     for epochs, optimizer in parts:
         net.fit(*random_data(), epochs=epochs, batch_size=8, optimizer=optimizer)
@@ -375,45 +436,57 @@ def momentum() -> fnn.SGD:
     return fnn.SGD(lr=0.05, momentum=0.9)
 
 
-def test_no_optimizer_goes_on_with_the_last() -> None:
-    optimizer = momentum()
-    whole = fitted([(6, momentum())])
+def adam() -> fnn.AdamW:
+    return fnn.AdamW(lr=0.05)
+
+
+with_moments = pytest.mark.parametrize("moving", [momentum, adam])
+
+
+@with_moments
+def test_no_optimizer_goes_on_with_the_last(moving: Callable[[], Any]) -> None:
+    optimizer = moving()
+    whole = fitted([(6, moving())])
     assert bits(fitted([(3, optimizer), (3, None)])) == bits(whole)
     assert bits(fitted([(3, optimizer), (3, optimizer)])) == bits(whole)
-    # another object: the velocity starts at zero
-    assert bits(fitted([(3, momentum()), (3, momentum())])) != bits(whole)
-    assert bits(fitted([(2, None)])) == bits(fitted([(2, fnn.SGD())])) != bits(fitted([(2, momentum())]))
+    # another object: the velocity, or the moments and the count of steps, start at zero
+    assert bits(fitted([(3, moving()), (3, moving())])) != bits(whole)
+    assert bits(fitted([(2, None)])) == bits(fitted([(2, fnn.SGD())])) != bits(fitted([(2, moving())]))
 
 
-def test_another_optimizer_starts_without_velocity() -> None:
+@with_moments
+@pytest.mark.parametrize("before", [momentum, adam, fnn.SGD])
+def test_another_optimizer_starts_without_velocity(before: Callable[[], Any], moving: Callable[[], Any]) -> None:
     x, y = random_data()
     net, fresh = build(), build()
-    net.fit(x, y, epochs=2, optimizer=momentum(), shuffle=False)
+    net.fit(x, y, epochs=2, optimizer=before(), shuffle=False)
     fresh.load_state_dict(net.state_dict())
     for n in (net, fresh):
-        n.fit(x, y, epochs=2, optimizer=momentum(), shuffle=False)
+        n.fit(x, y, epochs=2, optimizer=moving(), shuffle=False)
     assert bits(net) == bits(fresh)
 
 
-def test_train_step_and_fit_share_the_velocity() -> None:
+@with_moments
+def test_train_step_and_fit_share_the_velocity(moving: Callable[[], Any]) -> None:
     x, y = random_data()
     net, twin = build(), build()
-    optimizer = momentum()
+    optimizer = moving()
     net.fit(x, y, batch_size=24, epochs=2, optimizer=optimizer, shuffle=False)
     twin.train_step(x, y, optimizer)
     twin.fit(x, y, batch_size=24, shuffle=False)
     assert bits(net) == bits(twin)
 
 
-def test_one_optimizer_may_train_two_networks() -> None:
+@with_moments
+def test_one_optimizer_may_train_two_networks(moving: Callable[[], Any]) -> None:
     x, y = random_data()
-    optimizer = momentum()
+    optimizer = moving()
     nets, alone = ([build(seed=seed) for seed in (1, 2)] for _ in range(2))
     for _ in range(4):
         for net in nets:
             net.train_step(x, y, optimizer)
     for net in alone:
-        own = momentum()
+        own = moving()
         for _ in range(4):
             net.train_step(x, y, own)
     assert [bits(net) for net in nets] == [bits(net) for net in alone]

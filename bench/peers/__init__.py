@@ -1,4 +1,5 @@
-"""The rivals. A file ``*_kernels*.py`` is for the suite `kernels`, every other one is for `train` and `accuracy`.
+"""The rivals. A file ``*_kernels*.py`` is for the suite `kernels`, ``estimator_*.py`` for `sklearn`, every
+other one for `train` and `accuracy`.
 
 A kernels file has functions named as those of fastnn. Those of `textbook_kernels` are plain; all others prepare: a function
 gets the inputs, the options and the outputs of fastnn's function, and returns a call without arguments that does the work

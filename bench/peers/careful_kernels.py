@@ -293,3 +293,25 @@ def sgd_update(param: Array, grad: Array, velocity: Array, *, lr: float, momentu
         np.subtract(param, scratch, out=param)
 
     return call
+
+
+def adam_update(param: Array, grad: Array, m: Array, v: Array, *, lr: float, step: int) -> Call:
+    scratch = np.empty_like(param)
+    root = (1 - 0.999**step) ** 0.5
+    rate = lr * root / (1 - 0.9**step)
+
+    def call() -> None:
+        np.subtract(grad, m, out=scratch)
+        np.multiply(scratch, 0.1, out=scratch)
+        np.add(m, scratch, out=m)
+        np.multiply(grad, grad, out=scratch)
+        np.subtract(scratch, v, out=scratch)
+        np.multiply(scratch, 0.001, out=scratch)
+        np.add(v, scratch, out=v)
+        np.sqrt(v, out=scratch)
+        np.add(scratch, 1e-8 * root, out=scratch)
+        np.divide(m, scratch, out=scratch)
+        np.multiply(scratch, rate, out=scratch)
+        np.subtract(param, scratch, out=param)
+
+    return call

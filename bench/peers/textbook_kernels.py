@@ -109,3 +109,11 @@ def mean_squared_error(pred: Array, target: Array) -> tuple[float, Array]:
 def sgd_update(param: Array, grad: Array, velocity: Array, *, lr: float, momentum: float) -> None:
     velocity[...] = momentum * velocity + grad
     param -= lr * velocity
+
+
+def adam_update(param: Array, grad: Array, m: Array, v: Array, *, lr: float, step: int) -> None:
+    m[...] = 0.9 * m + 0.1 * grad
+    v[...] = 0.999 * v + 0.001 * grad**2
+    mhat = m / (1 - 0.9**step)
+    vhat = v / (1 - 0.999**step)
+    param -= lr * mhat / (np.sqrt(vhat) + 1e-8)

@@ -65,3 +65,12 @@ def sgd_update(param: Array, grad: Array, velocity: Array, *, lr: float, momentu
         params, grads, velocities, weight_decay=0.0, momentum=momentum, lr=lr, dampening=0.0, nesterov=False,
         maximize=False, is_first_step=False,
     )
+
+
+def adam_update(param: Array, grad: Array, m: Array, v: Array, *, lr: float, step: int) -> Call:
+    params, grads, first, second = ([torch.from_numpy(a)] for a in (param, grad, m, v))
+    steps = [torch.tensor(float(step))]
+    return lambda: torch._fused_adam_(
+        params, grads, first, second, [], steps, lr=lr, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False,
+        maximize=False,
+    )

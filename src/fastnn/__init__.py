@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastnn import callbacks, init, reference, schedules
 from fastnn._version import __version__
 from fastnn.activation import activation_backward, activation_forward
+from fastnn.adam import adam_update
 from fastnn.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from fastnn.config import show_config
 from fastnn.dense import dense_backward, dense_forward
@@ -29,7 +30,7 @@ from fastnn.layers import (
 )
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.network import Sequential, load
-from fastnn.optimizers import SGD
+from fastnn.optimizers import SGD, Adam, AdamW
 from fastnn.sgd import sgd_update
 from fastnn.threads import get_num_threads, num_threads, set_num_threads
 from fastnn.training import History
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
     from fastnn.htmlreport import report
 
 __all__ = [
-    "ELU", "SGD", "Activation", "BatchNorm", "CheckpointError", "Dense", "Diagnosis", "DivergedError", "Dropout", "History",
-    "LeakyReLU", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__", "activation_backward",
-    "activation_forward", "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "callbacks", "dense_backward",
-    "dense_forward", "diagnose", "get_num_threads", "init", "load", "mean_squared_error", "num_threads", "reference",
-    "report", "schedules", "set_num_threads", "sgd_update", "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "ELU", "SGD", "Activation", "Adam", "AdamW", "BatchNorm", "CheckpointError", "Dense", "Diagnosis", "DivergedError",
+    "Dropout", "History", "LeakyReLU", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__",
+    "activation_backward", "activation_forward", "adam_update", "batchnorm_backward", "batchnorm_forward",
+    "batchnorm_inference", "callbacks", "dense_backward", "dense_forward", "diagnose", "get_num_threads", "init", "load",
+    "mean_squared_error", "num_threads", "reference", "report", "schedules", "set_num_threads", "sgd_update", "show_config",
+    "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]
 
 # What training needs not is imported when it is first asked for: `import fastnn` stays quick.

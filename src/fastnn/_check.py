@@ -24,6 +24,7 @@ FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 INTP = np.dtype(np.intp)
 TOO_LARGE = 2.0**128 - 2.0**103     # the least number that is infinite in float32
+MOST_STEPS = 1 << 53                # of training, and epochs: a count that float64 holds
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -276,10 +277,27 @@ def batchnorm_eps(value: Any, dtype: np.dtype[Any]) -> float:
     if type(value) is float and 1e-30 < value < 1e30:
         return value
     value = positive(value, "eps")
-    with np.errstate(over="ignore"):
-        rounded = float(dtype.type(value))
-    if not 0 < rounded < math.inf:
+    if not 0 < _rounded(value, dtype) < math.inf:
         raise ValueError(f"eps: expected a number that is > 0 and finite in {dtype}, got {value}")
+    return value
+
+
+def adam_eps(value: Any, beta2: float, dtype: np.dtype[Any]) -> float:
+    """eps > 0, finite in the dtype of the parameters, and still > 0 there times the bias correction of a first step."""
+    if type(value) is float and 1e-29 < value < 1e30:   # of which 1e-8 is left where beta2 is largest
+        return value
+    value = positive(value, "eps")
+    if not (_rounded(value * math.sqrt(1 - _rounded(beta2, dtype)), dtype) > 0 and _rounded(value, dtype) < math.inf):
+        raise ValueError(
+            f"eps: expected a number that is finite in {dtype}, and > 0 times sqrt(1 - beta2), got {value} with beta2 {beta2}")
+    return value
+
+
+def beta(value: Any, name: str, dtype: np.dtype[Any]) -> float:
+    """A number in [0, 1) that is still below 1 once rounded to the dtype of the parameters."""
+    value = proper_fraction(value, name)
+    if value > 0.9999 and _rounded(value, dtype) == 1:
+        raise ValueError(f"{name}: expected a number that is below 1 in {dtype}, got {value}")
     return value
 
 
@@ -628,6 +646,31 @@ def stopped(
     return DivergedError(f"{'the gradient is not finite' if status == 'gradient' else 'the step leads to infinity'}{finite}")
 
 
+# ---------------------------------------------------------------------------------------------------- an estimator
+
+def not_offered(name: str, value: str, offered: Collection[str]) -> ValueError:
+    return ValueError(
+        f"{name}: expected one of {', '.join(map(repr, offered))}, got {value!r}, which scikit-learn has and fastnn has not")
+
+
+def same_network(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Training goes on with the network there is."""
+    for name, value in own.items():
+        if given[name] != value:
+            raise ValueError(f"{name}: expected {value}, as in the training that this one goes on from, got {given[name]}")
+
+
+def unknown_balance() -> ValueError:
+    return ValueError(
+        "class_weight: expected a dict for partial_fit, which does not see all rows at once, got 'balanced'; "
+        "sklearn.utils.class_weight.compute_class_weight gives one")
+
+
+def other_labels(several: bool) -> ValueError:
+    one, many = "one label for each row", "an indicator matrix of several labels"
+    return ValueError(f"y: expected {one if several else many}, as before, got {many if several else one}")
+
+
 # ---------------------------------------------------------------------------------------------------------- a file
 
 def path(value: Any, name: str) -> str:
@@ -738,6 +781,11 @@ def _float_dtype(a: Array, name: str) -> np.dtype[Any]:
             return FLOAT64
     hint = f"; convert it with {name}.astype(numpy.float32)" if a.dtype.kind in "iub" else ""
     raise TypeError(f"{name}: expected dtype float32 or float64, got {a.dtype}{hint}")
+
+
+def _rounded(value: float, dtype: np.dtype[Any]) -> float:
+    with np.errstate(over="ignore"):
+        return float(dtype.type(value))
 
 
 def _same_dtype(a: Array, name: str, dtype: np.dtype[Any], like: str) -> None:

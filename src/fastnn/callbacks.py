@@ -19,7 +19,7 @@ from fastnn.training import History
 
 if TYPE_CHECKING:
     from fastnn.network import Sequential
-    from fastnn.optimizers import SGD
+    from fastnn.optimizers import Optimizer
 
 
 class Run:
@@ -28,7 +28,7 @@ class Run:
     Attributes
     ----------
     net : Sequential
-    optimizer : SGD
+    optimizer : SGD, Adam or AdamW
     history : History
     epochs, epoch : int
         How many there should be, and which one this is, counted from 1; 0 before the first.
@@ -47,7 +47,7 @@ class Run:
     """
 
     def __init__(
-        self, net: Sequential, optimizer: SGD, history: History, epochs: int, rows: int, metrics: tuple[str, ...],
+        self, net: Sequential, optimizer: Optimizer, history: History, epochs: int, rows: int, metrics: tuple[str, ...],
     ) -> None:
         self.net, self.optimizer, self.history = net, optimizer, history
         self.epochs, self.rows, self.metrics = epochs, rows, metrics

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn import _check
+from fastnn import _check, reference
 from fastnn.activation import activation_backward, activation_forward
 from fastnn.init import equal_units
 from fastnn.layers import Activation, BatchNorm, Dense, Dropout
 from fastnn.network import Sequential
-from fastnn.optimizers import SGD
+from fastnn.optimizers import SGD, Adam, Optimizer
 from fastnn.trace import Stage, Trace, deviation, median_size, rms
 
 Array = np.ndarray
@@ -167,7 +167,7 @@ def diagnose(net: Sequential, x: Array, y: Array, *, lr: float | None = None, ma
         As for `Sequential.fit`.
     lr : float, optional
         For the ratio of update and weight: of plain gradient descent at this rate. None takes the optimiser that the network
-        was trained with last, with its momentum, weight decay and clipping; if there is none, the ratio is not known.
+        was trained with last, with its momentum (or moments), decay and clipping; if there is none, the ratio is not known.
     max_rows : int
         At least 2. Of more rows a random sample of so many is taken, always the same one.
 
@@ -297,18 +297,11 @@ def _best_constant(net: Sequential, y: Array) -> float:
 
 
 def _update_ratios(net: Sequential, trace: Trace, lr: float | None) -> dict[int, float]:
-    """By layer: the root mean square of the next update of the weights by that of the weights, if there is a learning rate.
-
-    With momentum m the update is what it comes to if the gradient stays, lr / (1 - m) times it: Goodfellow et al. (2016),
-    section 8.3.2.
-    """
-    optimizer = net._optimizer
-    decay, clip = 0.0, 1.0
+    """By layer: the root mean square of the next update of the weights by that of the weights, if there is a learning rate."""
+    optimizer, clip = net._optimizer, 1.0
     if lr is None:
         if optimizer is None:
             return {}
-        lr = _rate(net, optimizer) / (1 - optimizer.momentum)
-        decay = optimizer.weight_decay
         norm = math.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in trace.parameter_gradients.values()))
         if optimizer.clip_norm is not None and norm > optimizer.clip_norm:
             clip = optimizer.clip_norm / norm
@@ -316,11 +309,29 @@ def _update_ratios(net: Sequential, trace: Trace, lr: float | None) -> dict[int,
     for stage in trace.stages:
         weight, gradient = net.layers[stage.dense].parameters["weight"], trace.parameter_gradients[f"{stage.dense}.weight"]
         if size := rms(weight):
-            ratios[stage.dense] = lr * rms(clip * gradient + decay * weight) / size
+            update = lr * gradient if lr is not None else _update(net, optimizer, stage.dense, weight, clip * gradient)
+            ratios[stage.dense] = rms(update) / size
     return ratios
 
 
-def _rate(net: Sequential, optimizer: SGD) -> float:
+def _update(net: Sequential, optimizer: Optimizer | None, layer: int, weight: Array, gradient: Array) -> Array:
+    """The next update of the weights of a layer, or its negative.
+
+    With momentum m it is what it comes to if the gradient stays, lr / (1 - m) times it: Goodfellow et al. (2016), section
+    8.3.2. Of Adam it is the next one, with the moments as they are.
+    """
+    if isinstance(optimizer, SGD):
+        return _rate(net, optimizer) / (1 - optimizer.momentum) * (gradient + optimizer.weight_decay * weight)
+    assert isinstance(optimizer, Adam) and net._velocity is not None and net._second_moment is not None
+    moments = (net._plan.views(flat)[layer, "weight"] for flat in (net._velocity, net._second_moment))
+    after, m, v = (a.astype(np.float64) for a in (weight, *moments))
+    reference.adam_update(
+        after, gradient, m, v, lr=_rate(net, optimizer), step=net._trained[0] + 1, beta1=optimizer.beta1, beta2=optimizer.beta2,
+        eps=optimizer.eps, eps_hat=optimizer.eps_hat, weight_decay=optimizer.weight_decay, decoupled=optimizer.DECOUPLED)
+    return after - weight
+
+
+def _rate(net: Sequential, optimizer: Optimizer) -> float:
     """The learning rate of the next step."""
     if isinstance(optimizer.lr, float):
         return optimizer.lr

@@ -21,7 +21,7 @@ from fastnn.activation import activation_forward
 from fastnn.callbacks import Calls, Run
 from fastnn.layers import BatchNorm, Layer, Owner, connected
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
-from fastnn.optimizers import SGD
+from fastnn.optimizers import SGD, Optimizer
 from fastnn.plan import FLOAT64, INFERENCE_ROWS, Plan, aligned
 from fastnn.schedules import ReduceOnPlateau, Schedule
 from fastnn.threads import automatic, get_num_threads
@@ -98,7 +98,7 @@ class Sequential:
     Notes
     -----
     A network can be copied, by `copy.copy` or `copy.deepcopy`, and pickled. The copy has memory of its own and trains on as the
-    original would; its velocity goes on with the optimiser that was copied along.
+    original would; its velocity or moments go on with the optimiser that was copied along.
 
     Examples
     --------
@@ -120,11 +120,12 @@ class Sequential:
         initial, training, masks = np.random.SeedSequence(_check.seed(seed)).spawn(3)
         self.layers, self.n_in, self.n_out = connected(layers)
         self._rng, self._spare = (np.random.Generator(np.random.PCG64(training)) for _ in range(2))
-        self._optimizer: SGD | None = None
-        self._velocity: Array | None = None
+        self._optimizer: Optimizer | None = None
+        self._velocity: Array | None = None         # or Adam's first moment
+        self._second_moment: Array | None = None
         self._average: Array | None = None      # float64, laid out like the parameters
-        self._from_file: SGD | None = None      # the optimiser that came with a file, and that nobody else has
-        self._trained = (0, 0)  # steps and whole epochs with this optimiser: the time of its schedule
+        self._from_file: Optimizer | None = None      # the optimiser that came with a file, and that nobody else has
+        self._trained = (0, 0)  # steps and whole epochs with this optimiser: the time of its schedule and of Adam
         self._mask_key = int(masks.generate_state(1, np.uint64)[0])
         self._step = 0          # training steps taken, which the dropout masks depend on
         self._epoch = 0         # epochs whose last step was taken
@@ -159,12 +160,14 @@ class Sequential:
             "_tuner": self._tuner.copy(),
             "_state": self.state_dict(),
             "_velocity": None if self._velocity is None else self._plan.copies(self._velocity),
+            "_second_moment": None if self._second_moment is None else self._plan.copies(self._second_moment),
             "_average": None if self._average is None else self._plan.copies(self._average),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        arrays, velocity, average = state.pop("_state"), state.pop("_velocity"), state.pop("_average")
+        arrays, velocity, second_moment, average = (
+            state.pop(name) for name in ("_state", "_velocity", "_second_moment", "_average"))
         self._tuner, self._from_file = np.zeros(5, np.float64), None
         self.__dict__.update(state)
         self.dtype = _check.float_dtype(self.dtype)     # NumPy's own object, which is told by its identity
@@ -174,6 +177,7 @@ class Sequential:
         for name, a in self._state():
             a[...] = arrays[name]
         self._velocity = None if velocity is None else self._plan.flat(velocity, self.dtype)
+        self._second_moment = None if second_moment is None else self._plan.flat(second_moment, self.dtype)
         self._average = None if average is None else self._plan.flat(average, FLOAT64)
 
     @property
@@ -181,20 +185,21 @@ class Sequential:
         """The number of trainable numbers."""
         return sum(a.size for layer in self.layers for a in layer.parameters.values())
 
-    def memory(self, batch_size: int, *, optimizer: SGD | None = None) -> int:
+    def memory(self, batch_size: int, *, optimizer: Optimizer | None = None) -> int:
         """The bytes that training on batches of this size takes, parameters and all; `fastnn.plan` has the formula.
 
         Parameters
         ----------
         batch_size : int
             Rows of the largest batch.
-        optimizer : SGD, optional
-            Momentum needs a velocity, ``clip_norm`` the whole gradient and ``average`` an average. None counts a velocity only.
+        optimizer : SGD, Adam or AdamW, optional
+            Momentum needs a velocity, Adam two moments, ``clip_norm`` the whole gradient and ``average`` an average. None
+            counts a velocity only.
         """
         n = _check.integer(batch_size, "batch_size", least=1)
         if optimizer is None:
-            return self._plan.memory(n, True, False, False)
-        return self._plan.memory(n, optimizer.momentum > 0, optimizer.clip_norm is not None, optimizer.average is not None)
+            return self._plan.memory(n, 1, False, False)
+        return self._plan.memory(n, optimizer.moments, optimizer.clip_norm is not None, optimizer.average is not None)
 
     # ------------------------------------------------------------------------------------------------- computing
 
@@ -238,7 +243,7 @@ class Sequential:
         return loss, {f"{i}.{name}": g for (i, name), g in self._plan.copies(self._plan.gradients).items()}
 
     @alone
-    def train_step(self, x: Array, y: Array, optimizer: SGD, *, sample_weight: Array | None = None) -> float:
+    def train_step(self, x: Array, y: Array, optimizer: Optimizer, *, sample_weight: Array | None = None) -> float:
         """One step of the optimiser on one batch; returns the loss before it. `sample_weight` is as for `fit`.
 
         Raises
@@ -256,7 +261,7 @@ class Sequential:
 
     @alone
     def fit(
-        self, x: Array, y: Array, *, epochs: int = 1, batch_size: int | Schedule = 32, optimizer: SGD | None = None,
+        self, x: Array, y: Array, *, epochs: int = 1, batch_size: int | Schedule = 32, optimizer: Optimizer | None = None,
         validation_data: tuple[Array, Array] | None = None, shuffle: bool = True, callbacks: Sequence[Any] = (),
         progress: bool | None = None, last_batch: str = "merge", sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | Array | str | None = None, check_finite: bool = True,
@@ -271,7 +276,7 @@ class Sequential:
         epochs : int
         batch_size : int or Schedule
             Rows of a batch. A schedule from `fastnn.schedules`, per epoch, is rounded to whole rows.
-        optimizer : SGD, optional
+        optimizer : SGD, Adam or AdamW, optional
             None goes on with the one the network was trained with last, or starts with ``SGD()``.
         validation_data : (x, y), optional
             Evaluated after each epoch.
@@ -355,7 +360,7 @@ class Sequential:
         return history
 
     def averaged(self) -> Sequential:
-        """A network with the running average of the parameters that ``SGD(average=...)`` kept.
+        """A network with the running average of the parameters that an optimiser with ``average`` kept.
 
         Its running statistics are those of this network, which belong to other parameters: with batch norm call
         `refresh_statistics` on it.
@@ -366,7 +371,7 @@ class Sequential:
             If there is none: before the first step, or with an optimiser that keeps none.
         """
         if self._average is None or self._optimizer is None:
-            raise _check.no_average("SGD(average=...) keeps one from the first step on")
+            raise _check.no_average("an optimizer with average=... keeps one from the first step on")
         if self._trained[0] <= self._optimizer.average_from:
             raise _check.no_average(f"it begins after average_from={self._optimizer.average_from} steps")
         net = copy.deepcopy(self)
@@ -563,19 +568,17 @@ class Sequential:
 
     def _check_optimizer(self, optimizer: Any) -> None:
         """Refuse what cannot train this network."""
-        _check.instance(optimizer, "optimizer", SGD, "a fastnn.SGD")
-        if not isinstance(optimizer.lr, Schedule):
-            _check.coefficient(optimizer.lr, "lr", self.dtype)
-        _check.coefficient(optimizer.weight_decay, "weight_decay", self.dtype)
+        _check.instance(optimizer, "optimizer", Optimizer, "a fastnn.SGD, Adam or AdamW")
+        optimizer.fits(self.dtype)
 
-    def _hand_over(self, optimizer: SGD) -> None:
+    def _hand_over(self, optimizer: Optimizer) -> None:
         """An optimiser of the same options takes the place of the one from a file: a script run again makes a new one."""
         own = self._optimizer
-        if own is not None and own is self._from_file and type(optimizer) is SGD and optimizer.config() == own.config():
+        if own is not None and own is self._from_file and type(optimizer) is type(own) and optimizer.config() == own.config():
             optimizer.load_state(own.state())
             self._optimizer = optimizer
 
-    def _rates(self, optimizer: SGD, n_steps: int) -> Array:
+    def _rates(self, optimizer: Optimizer, n_steps: int) -> Array:
         """The learning rates of the next steps, one for all or one for each."""
         if not isinstance(optimizer.lr, Schedule):
             return np.array([optimizer.lr])
@@ -663,7 +666,7 @@ class Sequential:
         return get_num_threads() if n_rows * n_weights >= SHARED_WORK else 1
 
     def _train_epoch(
-        self, x: Array, y: Array, starts: Array, optimizer: SGD, weights: Array | None, shuffle: bool, check_finite: bool,
+        self, x: Array, y: Array, starts: Array, optimizer: Optimizer, weights: Array | None, shuffle: bool, check_finite: bool,
         run: Run, calls: Calls,
     ) -> dict[str, Any]:
         """One epoch, or the part of it before a callback stops it; its record."""
@@ -706,7 +709,7 @@ class Sequential:
 
     def _run(
         self, x: Array, y: Array | None, order: Array | None, starts: Array, *, weights: Array | None = None,
-        optimizer: SGD | None = None, lrs: Array | None = None, moves_statistics: bool = False, check_x: bool = False,
+        optimizer: Optimizer | None = None, lrs: Array | None = None, moves_statistics: bool = False, check_x: bool = False,
         sums: Array | None = None, at: tuple[int, str] | None = None, run: Run | None = None, calls: Calls | None = None,
     ) -> float:
         """Train on the batches between `starts`; the loss of the last one. Without an optimiser only look.
@@ -717,23 +720,26 @@ class Sequential:
         n = max(first_and_last(starts))
         work = plan.workspace(n)
         n_threads = self._threads(n, plan.n_weights)
-        sgd = optimizer or SGD()
-        velocity = average = average_snapshot = None
+        given = optimizer or SGD()
+        velocity = second_moment = average = average_snapshot = None
         trained = (0, 0)
         if optimizer is not None:
             if optimizer is self._optimizer:
-                velocity, average, trained = self._velocity, self._average, self._trained
-            if velocity is None and optimizer.momentum:
+                velocity, second_moment, average, trained = (
+                    self._velocity, self._second_moment, self._average, self._trained)
+            if velocity is None and optimizer.moments:
                 velocity = aligned(plan.parameters.size, self.dtype)
+            if second_moment is None and optimizer.moments == 2:
+                second_moment = aligned(plan.parameters.size, self.dtype)
             if optimizer.average is None:
                 average = None
             else:
                 average = aligned(plan.parameters.size, FLOAT64) if average is None else average
                 average_snapshot = plan.average_snapshot()
-        lrs = self._rates(sgd, len(starts) - 1) if lrs is None else lrs
+        lrs = self._rates(given, len(starts) - 1) if lrs is None else lrs
         fused = optimizer is not None and optimizer.clip_norm is None
         statistics = plan.statistics if plan.statistics.size else None
-        snapshot = None if optimizer is None else plan.snapshot(velocity is not None)
+        snapshot = None if optimizer is None else plan.snapshot((velocity is not None) + (second_moment is not None))
         # an array of ints, which are had without a call
         progress, bad = array("q", [0] * 3), np.zeros(2, np.intp)
         sums = np.zeros(5, np.float64) if sums is None else sums
@@ -742,10 +748,10 @@ class Sequential:
         try:
             while status == "out of time":
                 status = STATUS[_train[self.dtype](
-                    work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity,
+                    work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity, second_moment,
                     None if fused else plan.gradients, snapshot, average, average_snapshot, x, y, order, weights, starts, lrs,
-                    sgd.momentum, sgd.nesterov, sgd.weight_decay, sgd.decay == "all", sgd.clip_norm or 0.0,
-                    1 - sgd.average if isinstance(sgd.average, float) else 0.0, trained[0] - sgd.average_from, fused,
+                    *given.rule, given.weight_decay, given.decay == "all", given.clip_norm or 0.0,
+                    1 - given.average if isinstance(given.average, float) else 0.0, given.average_from, trained[0], fused,
                     optimizer is not None, moves_statistics, check_x, self._mask_key, first_step, n_threads, tuner, PATIENCE,
                     progress, sums, bad, self._profile)]
                 if run is not None and calls is not None and status == "out of time":
@@ -760,7 +766,8 @@ class Sequential:
             if moves_statistics:
                 self._step = first_step + progress[0]
             if optimizer is not None and progress[0]:
-                self._optimizer, self._velocity, self._average = optimizer, velocity, average
+                self._optimizer, self._velocity, self._second_moment = optimizer, velocity, second_moment
+                self._average = average
                 self._trained = trained[0] + progress[0], trained[1]
         if status != "done":
             row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
@@ -773,7 +780,7 @@ def load(path: Path) -> Sequential:
     """The network that `Sequential.save` wrote, in the state that it was in.
 
     ``net.fit(...)`` without an optimiser, or with one of the same options, goes on with the one that it was trained with last,
-    its velocity and all; the result is that of training without a break, to the last bit.
+    its velocity or moments and all; the result is that of training without a break, to the last bit.
 
     Parameters
     ----------

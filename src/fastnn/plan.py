@@ -8,10 +8,11 @@ numbers, the memory for training on batches of n rows is, in numbers of the netw
 ====================  ==================================================================================================
 parameters            sum of n_in ld(n_out) over dense layers, and of ld(w) over biases, gammas and betas
 statistics            sum of 2 ld(w) over batch norms
-velocity              as the parameters, with momentum
+velocity              as the parameters, with momentum; with Adam twice that, for both moments
 gradients             as the parameters, with ``clip_norm`` (otherwise a gradient is used up in the cache, block by block)
 average               twice the parameters in float64 (and its snapshot), with ``average``
-snapshot              parameters, velocity and statistics once more: the last finite state, for a step that diverges
+snapshot              parameters, velocity (or moments) and statistics once more: the last finite state, for a step that
+                      diverges
 buffers               n times: ld(n_in), for each dense layer and batch norm ld(w), for each dropout 2 ld(w), for each block (a
                       dense layer and what follows it) ld(w), and for an activation behind an activation ld(w)
 ====================  ==================================================================================================
@@ -154,9 +155,9 @@ class Plan:
             self._gradients = aligned(self.parameters.size, self.dtype)
         return self._gradients
 
-    def snapshot(self, velocity: bool) -> Array:
-        """A place for the state to go back to."""
-        size = self.snapshot_size(velocity)
+    def snapshot(self, moments: int) -> Array:
+        """A place for the state to go back to, with so many arrays beside the parameters that are as large."""
+        size = self.snapshot_size(moments)
         if self._snapshot is None or self._snapshot.size < size:
             self._snapshot = aligned(size, self.dtype)
         return self._snapshot
@@ -167,8 +168,8 @@ class Plan:
             self._average_snapshot = aligned(self.parameters.size, FLOAT64)
         return self._average_snapshot
 
-    def snapshot_size(self, velocity: bool) -> int:
-        return self.parameters.size * (2 if velocity else 1) + self.statistics.size
+    def snapshot_size(self, moments: int) -> int:
+        return self.parameters.size * (1 + moments) + self.statistics.size
 
     def workspace(self, n: int) -> Workspace:
         """The plan for training on batches of up to `n` rows."""
@@ -178,11 +179,11 @@ class Plan:
             self._workspace = Workspace(n, ops, blocks, layout, aligned(size, np.dtype(np.uint8)))
         return self._workspace
 
-    def memory(self, n: int, velocity: bool, gradients: bool, average: bool) -> int:
+    def memory(self, n: int, moments: int, gradients: bool, average: bool) -> int:
         """The bytes for training on batches of `n` rows: the formula at the top, with everything counted."""
-        state = self.parameters.size * (1 + velocity + gradients) + self.statistics.size
+        state = self.parameters.size * (1 + moments + gradients) + self.statistics.size
         averages = 2 * self.parameters.size * FLOAT64.itemsize if average else 0
-        return (state + self.snapshot_size(velocity)) * self.dtype.itemsize + averages + self.buffers(n)[3]
+        return (state + self.snapshot_size(moments)) * self.dtype.itemsize + averages + self.buffers(n)[3]
 
     def inference(self) -> Inference:
         """The plan for evaluation. Several threads may ask for it at once: then each makes one, and they are the same."""

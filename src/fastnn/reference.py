@@ -7,6 +7,7 @@ the two sides of a dense layer, D a number of features, K a number of classes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -154,3 +155,27 @@ def sgd_update(
         velocity[...] = momentum * velocity + g
         g = g + momentum * velocity if nesterov else velocity
     param -= lr * g
+
+
+# ---- Adam, any shape, in place. Kingma & Ba (2015), algorithm 1, or with eps_hat the remark behind it; decoupled: Loshchilov &
+# Hutter (2019), algorithm 2
+
+def adam_update(
+    param: Array, grad: Array, m: Array, v: Array, *,
+    lr: float, step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, eps_hat: bool = False,
+    weight_decay: float = 0.0, decoupled: bool = False,
+) -> None:
+    beta1, beta2 = (float(param.dtype.type(beta)) for beta in (beta1, beta2))   # beta and 1 - beta add up to 1 in every dtype
+    g = grad + weight_decay * param if weight_decay and not decoupled else grad
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * np.square(g)
+    mhat, root = m / _correction(beta1, step), np.sqrt(v / _correction(beta2, step))
+    if eps_hat:
+        eps /= math.sqrt(_correction(beta2, step))
+    update = lr * (mhat / (root + eps))
+    param -= update + lr * weight_decay * param if decoupled and lr * weight_decay else update
+
+
+def _correction(beta: float, step: int) -> float:
+    """1 - beta^step, without cancellation."""
+    return -math.expm1(step * math.log(beta)) if beta else 1.0

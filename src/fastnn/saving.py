@@ -24,7 +24,8 @@ from fastnn import _check
 from fastnn._kernels import engine
 from fastnn.errors import CheckpointError
 from fastnn.layers import LAYERS, connected, layer_from_config
-from fastnn.optimizers import SGD
+from fastnn.optimizers import KINDS, Optimizer
+from fastnn.optimizers import from_config as optimizer_from_config
 
 Array = np.ndarray
 
@@ -34,12 +35,11 @@ DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 # what an optimiser has for each parameter, and in which dtype; None is the network's
-GROUPS: dict[str, np.dtype[Any] | None] = {"velocity": None, "average": np.dtype(np.float64)}
+GROUPS: dict[str, np.dtype[Any] | None] = {"velocity": None, "second_moment": None, "average": np.dtype(np.float64)}
 
 MAX_HEADER = 1 << 20    # bytes
 MAX_DEPTH = 32          # of objects and arrays in each other
 MAX_DIGITS = 20         # of an integer: 64 bits
-MAX_COUNT = 1 << 53     # of steps and epochs
 ALIGNMENT = 64          # of the first array in the file
 
 LENGTH = 8              # bytes that say how long the header is
@@ -81,7 +81,7 @@ def _described(state: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Arra
         _check.describable(layer, f"layers[{i}]", LAYERS.values())
     optimizer = state["_optimizer"]
     if optimizer is not None:
-        _check.describable(optimizer, "optimizer", (SGD,))
+        _check.describable(optimizer, "optimizer", KINDS.values())
     generator = state["_rng"].bit_generator.state
     metadata = {
         "architecture": {
@@ -120,7 +120,7 @@ def _restored(metadata: Mapping[str, str], tensors: Mapping[str, Array]) -> dict
     own = {f"{i}.{name}": shape for (i, name), shape in (parameters | statistics).items()}
     expected = {name: (shape, dtype) for name, shape in own.items()}
     optimizer, trained = _optimizer(_parsed(metadata["optimizer"]))
-    groups = [group for group in GROUPS if optimizer is not None and any(name.startswith(group) for name in tensors)]
+    groups = _groups(optimizer, tensors)
     for group in groups:
         expected |= {f"{group}.{i}.{name}": (shape, GROUPS[group] or dtype) for (i, name), shape in parameters.items()}
     _check.fields(tensors, "arrays", expected)
@@ -143,18 +143,27 @@ def _restored(metadata: Mapping[str, str], tensors: Mapping[str, Array]) -> dict
     }
 
 
-def _optimizer(value: Any) -> tuple[SGD | None, tuple[int, int]]:
+def _groups(optimizer: Optimizer | None, tensors: Mapping[str, Array]) -> list[str]:
+    """Those that an optimiser has: of Adam both moments always, of others what there is but for a second moment."""
+    if optimizer is None:
+        return []
+    adam = optimizer.moments == 2
+    return [group for group in GROUPS if (adam and group != "average") or (
+        group != "second_moment" and any(name.startswith(group) for name in tensors))]
+
+
+def _optimizer(value: Any) -> tuple[Optimizer | None, tuple[int, int]]:
     """The optimiser, and the steps and epochs that it has taken."""
     if value is None:
         return None, (0, 0)
     _check.fields(value, "optimizer", ("config", "state", "steps", "epochs"))
-    optimizer = SGD.from_config(value["config"])
+    optimizer = optimizer_from_config(value["config"])
     optimizer.load_state(value["state"])
     return optimizer, (_count(value["steps"], "steps"), _count(value["epochs"], "epochs"))
 
 
 def _count(value: Any, name: str) -> int:
-    return _check.at_most(_check.integer(value, name, least=0), name, MAX_COUNT, "2^53")
+    return _check.at_most(_check.integer(value, name, least=0), name, _check.MOST_STEPS, "2^53")
 
 
 def _hexadecimal(value: Any, name: str, digits: int) -> int:

@@ -6,11 +6,12 @@ STATUS: dict[str, int]
 LOSS_ROWS: int
 
 def train(
-    ops: Any, blocks: Any, layout: Any, memory: Any, parameters: Any, statistics: Any, velocity: Any, gradients: Any, snapshot: Any,
-    average: Any, average_snapshot: Any, x: Any, y: Any, order: Any, weights: Any, starts: Any, lrs: Any, momentum: float,
-    nesterov: bool, weight_decay: float, decays_all: bool, clip_norm: float, average_rate: float, first_averaged: float,
-    fused: bool, updates: bool, moves_statistics: bool, check_x: bool, key: int, first_step: int, n_threads: int, tuner: Any,
-    patience: float, progress: Any, sums: Any, bad: Any, profile: Any,
+    ops: Any, blocks: Any, layout: Any, memory: Any, parameters: Any, statistics: Any, velocity: Any, second_moment: Any,
+    gradients: Any, snapshot: Any, average: Any, average_snapshot: Any, x: Any, y: Any, order: Any, weights: Any, starts: Any,
+    lrs: Any, momentum: float, nesterov: bool, beta2: float, eps: float, eps_hat: bool, decoupled: bool, weight_decay: float,
+    decays_all: bool, clip_norm: float, average_rate: float, average_from: float, trained: float, fused: bool, updates: bool,
+    moves_statistics: bool, check_x: bool, key: int, first_step: int, n_threads: int, tuner: Any, patience: float, progress: Any,
+    sums: Any, bad: Any, profile: Any,
 ) -> int: ...
 def infer_rows(
     ops: Any, blocks: Any, memory: Any, n_in: int, chunk: int, x: Any, out: Any, n_threads: int,

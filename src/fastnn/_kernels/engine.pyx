@@ -18,6 +18,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastnn._kernels.activation cimport backward_tile as activation_backward, forward_tile as activation_forward
+from fastnn._kernels.adam cimport adam_tile, correct
 from fastnn._kernels.batchnorm cimport (
     COLUMNS, backward_groups as batchnorm_backward, forward_groups as batchnorm_forward, inference_tile as batchnorm_inference,
 )
@@ -64,13 +65,13 @@ cdef struct Run:
     # the state and what goes beside it: these are differences in bytes from a parameter
     char* parameters
     Py_ssize_t n_weights, n_parameters
-    Py_ssize_t to_velocity, to_gradient
-    bint has_velocity, fused, updates, moves_statistics
+    Py_ssize_t to_velocity, to_second, to_gradient
+    bint has_velocity, has_second, fused, updates, moves_statistics
     # the running average of the parameters and a copy of it to go back to, or NULL; and how the next step enters it
     double* average
     double* average_snapshot
     double average_rate
-    # a copy of the rest to go back to: parameters, statistics, velocity
+    # a copy of the rest to go back to: parameters, statistics, velocity, second moment
     char* statistics
     Py_ssize_t n_statistics
     char* snapshot
@@ -80,9 +81,9 @@ cdef struct Run:
     const double* weights       # of the rows, or NULL
     double weight               # of the batch: the sum of its rows', or their number
     Py_ssize_t n_order, start, n
-    # the optimiser
-    double lr, momentum, weight_decay, clip_norm
-    bint nesterov, decays_all
+    # the optimiser: with a second moment it is Adam, the velocity its first moment, and the momentum its beta1
+    double lr, momentum, weight_decay, clip_norm, beta2, eps, rate, least
+    bint nesterov, decays_all, eps_hat, decoupled
     # the dropout
     uint64_t key, step
     # the phase
@@ -263,8 +264,14 @@ cdef void step_down(
 ) noexcept nogil:
     # the update of a block of parameters by its gradient
     cdef floating* velocity = <floating*>(<char*>param + r.to_velocity) if r.has_velocity else NULL
-    update_tile(factors, grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov,
-                <floating>(r.weight_decay if decays or r.decays_all else 0), velocity, param, ldp)
+    cdef double decay = r.weight_decay if decays or r.decays_all else 0
+    if not r.has_second:
+        update_tile(factors, grad, ldg, n, d, <floating>r.lr, <floating>r.momentum, r.nesterov, <floating>decay, velocity,
+                    param, ldp)
+    else:
+        adam_tile(factors, grad, ldg, n, d, <floating>r.rate, <floating>r.momentum, <floating>r.beta2, <floating>r.least,
+                  <floating>(0 if r.decoupled else decay), <floating>(r.lr * decay if r.decoupled else 0), velocity,
+                  <floating*>(<char*>param + r.to_second), param, ldp)
 
 
 cdef void backward_ops(
@@ -554,19 +561,22 @@ cdef bint is_finite(const floating* any, const Run* r) noexcept nogil:
     look(<floating*>r.statistics, r.n_statistics, &bad)
     if r.has_velocity:
         look(<floating*>(r.parameters + r.to_velocity), r.n_parameters, &bad)
+    if r.has_second:
+        look(<floating*>(r.parameters + r.to_second), r.n_parameters, &bad)
     return not bad
 
 
 cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogil:
     # to the snapshot, or back from it
-    cdef char* places[3]
-    cdef Py_ssize_t sizes[3]
+    cdef char* places[4]
+    cdef Py_ssize_t sizes[4]
     cdef Py_ssize_t average = r.n_parameters * sizeof(double)
     cdef char* snapshot = r.snapshot
     cdef int i
-    places[:] = [r.parameters, r.statistics, r.parameters + r.to_velocity]
-    sizes[:] = [r.n_parameters, r.n_statistics, r.n_parameters if r.has_velocity else 0]
-    for i in range(3):
+    places[:] = [r.parameters, r.statistics, r.parameters + r.to_velocity, r.parameters + r.to_second]
+    sizes[:] = [
+        r.n_parameters, r.n_statistics, r.n_parameters if r.has_velocity else 0, r.n_parameters if r.has_second else 0]
+    for i in range(4):
         if sizes[i]:
             # (without statistics their place is NULL)
             memcpy(places[i] if back else snapshot, snapshot if back else places[i], sizes[i] * sizeof(floating))
@@ -624,7 +634,7 @@ cdef enum:
 
 cdef int train_steps(
     const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, const double* lrs, bint several_lrs,
-    double average_rate, double first_averaged, Py_ssize_t n_threads, Tuner* tuner, double patience,
+    double average_rate, double average_from, double trained, Py_ssize_t n_threads, Tuner* tuner, double patience,
     Py_ssize_t* progress, double* sums, Py_ssize_t* bad,
 ) noexcept nogil:
     # A step that leads to a number that is not finite is undone: back to the snapshot, and from there the same steps again, each with
@@ -649,9 +659,12 @@ cdef int train_steps(
         r.step = first_step + position
         r.n_threads = threads_now(tuner, n_threads) if tuner != NULL else n_threads
         r.lr = lrs[position] if several_lrs else lrs[0]
+        if r.has_second:
+            correct(r.lr, trained + position + 1, <floating>r.momentum, <floating>r.beta2, r.eps, r.eps_hat,
+                    &r.rate, &r.least)
         if r.average != NULL:
             # the mean of the first steps, and then the last ones with weights that fall off exponentially
-            averaged = first_averaged + position
+            averaged = trained - average_from + position
             r.average_rate = max(average_rate, 1 / (averaged + 1)) if averaged >= 0 else 0
         status = step(any, r, &sums[LAST], bad)
         if status == DONE and careful and not is_finite(any, r):
@@ -687,13 +700,14 @@ cdef int train_steps(
 def train(
     const Op[::1] ops not None, const Block[::1] blocks not None, const int64_t[::1] layout not None,
     unsigned char[::1] memory not None,
-    floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] gradients,
-    floating[::1] snapshot, double[::1] average, double[::1] average_snapshot, x, y, const Py_ssize_t[::1] order,
-    const double[::1] weights, const Py_ssize_t[::1] starts not None, const double[::1] lrs not None,
-    double momentum, bint nesterov, double weight_decay, bint decays_all, double clip_norm, double average_rate,
-    double first_averaged, bint fused, bint updates,
-    bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads, double[::1] tuner,
-    double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None, Py_ssize_t[::1] bad not None, double[:, ::1] profile,
+    floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] second_moment,
+    floating[::1] gradients, floating[::1] snapshot, double[::1] average, double[::1] average_snapshot,
+    x, y, const Py_ssize_t[::1] order, const double[::1] weights, const Py_ssize_t[::1] starts not None,
+    const double[::1] lrs not None, double momentum, bint nesterov, double beta2, double eps, bint eps_hat, bint decoupled,
+    double weight_decay, bint decays_all, double clip_norm, double average_rate, double average_from, double trained,
+    bint fused, bint updates, bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads,
+    double[::1] tuner, double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None,
+    Py_ssize_t[::1] bad not None, double[:, ::1] profile,
 ):
     """Steps of an epoch from `progress` on, until they are done or something happens; says what."""
     cdef Run r
@@ -713,7 +727,9 @@ def train(
     r.parameters = <char*>&parameters[0]
     r.n_parameters = parameters.shape[0]
     r.has_velocity = velocity is not None
+    r.has_second = second_moment is not None
     r.to_velocity = <Py_ssize_t>&velocity[0] - <Py_ssize_t>r.parameters if velocity is not None else 0
+    r.to_second = <Py_ssize_t>&second_moment[0] - <Py_ssize_t>r.parameters if second_moment is not None else 0
     r.to_gradient = <Py_ssize_t>&gradients[0] - <Py_ssize_t>r.parameters if gradients is not None else 0
     r.statistics = <char*>&statistics[0] if statistics is not None else NULL
     r.n_statistics = statistics.shape[0] if statistics is not None else 0
@@ -730,7 +746,7 @@ def train(
     r.order = &order[0] if order is not None else NULL
     r.n_order = order.shape[0] if order is not None else 0
     r.momentum, r.nesterov, r.weight_decay, r.clip_norm = momentum, nesterov, weight_decay, clip_norm
-    r.decays_all = decays_all
+    r.beta2, r.eps, r.eps_hat, r.decoupled, r.decays_all = beta2, eps, eps_hat, decoupled, decays_all
     r.key, r.step = key, first_step
     r.profile = &profile[0, 0] if profile is not None else NULL
     r.n_places = profile.shape[1] if profile is not None else 0
@@ -738,7 +754,7 @@ def train(
     with nogil:
         got = join(n_threads)
         status = train_steps(
-            any, &r, &starts[0], starts.shape[0] - 1, &lrs[0], lrs.shape[0] > 1, average_rate, first_averaged, got,
+            any, &r, &starts[0], starts.shape[0] - 1, &lrs[0], lrs.shape[0] > 1, average_rate, average_from, trained, got,
             <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL,
             patience, &progress[0], &sums[0], &bad[0])
         leave(got)

@@ -14,7 +14,7 @@ cdef enum:
 cdef struct Call:
     void* arrays[10]
     Py_ssize_t sizes[4]
-    double numbers[4]
+    double numbers[6]
     Py_ssize_t panel            # of a tile: columns, or elements
 
 # The calling thread wants up to n_threads threads, itself included, until `leave`: how many it can have. 1 where another
