@@ -35,6 +35,7 @@ from fastnn.threads import get_num_threads, num_threads, set_num_threads
 from fastnn.training import History
 
 if TYPE_CHECKING:
+    from fastnn import interop
     from fastnn.diagnosis import Diagnosis, diagnose
     from fastnn.htmlreport import report
     from fastnn.predictor import Predictor
@@ -43,7 +44,7 @@ __all__ = [
     "ELU", "SGD", "Activation", "BatchNorm", "CheckpointError", "Dense", "Diagnosis", "DivergedError", "Dropout", "History",
     "LeakyReLU", "Predictor", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__",
     "activation_backward", "activation_forward", "batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "callbacks",
-    "dense_backward", "dense_forward", "diagnose", "get_num_threads", "init", "load", "mean_squared_error",
+    "dense_backward", "dense_forward", "diagnose", "get_num_threads", "init", "interop", "load", "mean_squared_error",
     "num_threads", "reference", "report", "schedules", "set_num_threads", "sgd_update", "show_config", "sigmoid_cross_entropy",
     "softmax_cross_entropy",
 ]
@@ -51,7 +52,7 @@ __all__ = [
 # What training needs not is imported when it is first asked for: `import fastnn` stays quick.
 _LATER = {
     "Diagnosis": "fastnn.diagnosis", "Predictor": "fastnn.predictor", "diagnose": "fastnn.diagnosis",
-    "report": "fastnn.htmlreport",
+    "interop": "fastnn.interop", "report": "fastnn.htmlreport",
 }
 
 
