@@ -215,8 +215,9 @@ cdef simd_void softmax_probability_tile(
                 p[c + j] = <floating>e[j]
             total += sum_of(e, w, floating is double)
             c += w
+        total = 1 / total
         for j in range(k):
-            p[j] = <floating>(p[j] / total)
+            p[j] = <floating>(p[j] * total)
         z += ldz
         p += k
 
