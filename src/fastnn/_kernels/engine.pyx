@@ -793,7 +793,7 @@ cdef class Inference:
     ):
         cdef Run* r = &self.plan
         self.ops, self.blocks, self.held, self.of_outputs = ops, blocks, held, of_outputs
-        self.single = of_outputs is FLOAT32
+        self.single = of_outputs.itemsize == sizeof(float)
         memset(r, 0, sizeof(Run))
         r.ops, r.blocks, r.n_blocks = &ops[0], &blocks[0], blocks.shape[0]
         r.n_in, r.n_out, r.loss_kind, r.n_weights = n_in, n_out, loss, n_weights
