@@ -1,7 +1,7 @@
 """fastnn against its rivals: ``python -m bench --help``.
 
-A suite is a module here: `kernels`, `gemm`, `train`, `accuracy`, `imports`. The rivals are in `bench.peers`. Importing this
-package imports no NumPy, so that the number of threads can be set first.
+A suite is a module here: `kernels`, `gemm`, `predict`, `train`, `accuracy`, `imports`. The rivals are in `bench.peers`.
+Importing this package imports no NumPy, so that the number of threads can be set first.
 """
 
 from __future__ import annotations

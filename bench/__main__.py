@@ -19,6 +19,7 @@ from bench import BenchError, Options, peers, process
 SUITES = {
     "kernels": "bench.kernels",
     "gemm": "bench.gemm",
+    "predict": "bench.predict",
     "train": "bench.train",
     "accuracy": "bench.accuracy",
     "sklearn": "bench.estimators",
@@ -35,7 +36,7 @@ def parse(argv: Sequence[str] | None) -> tuple[list[str], argparse.Namespace, Op
     parser.add_argument(
         "--threads", metavar="LIST",
         help="such as 1,2: train and accuracy run with each of them (default: 1 and all cores), kernels with the first "
-        "(default: 1); gemm is about one",
+        "(default: 1); gemm and predict are about one",
     )  # fmt: skip
     names = f"{', '.join(peers.PEERS)}; a package means all of its own"
     parser.add_argument("--peers", metavar="LIST", help=f"some of {names} (default: all that are installed)")

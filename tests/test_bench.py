@@ -28,6 +28,7 @@ from bench import (
     kernels,
     peers,
     picture,
+    predict,
     process,
     report,
     timing,
@@ -268,6 +269,19 @@ def test_accuracy_that_is_out_of_reach(task: Task, monkeypatch: pytest.MonkeyPat
 
 
 # ---- the other suites
+
+def test_the_predict_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "NETS", [(3, 4, 2)])
+    monkeypatch.setattr(predict, "QUICK", (1e-5, 3))
+    rows = predict.run(Options(quick=True, peers=("careful",)))
+    assert (rows[1].name, rows[1].case, rows[1].dtype) == ("3-4-2", "8 rows", "float32")
+    assert len(rows) == 6 and all(set(row.times) == {"fastnn", "network", "careful"} for row in rows)
+    text = predict.tables(rows)
+    assert "network / fastnn" in text and "geometric mean" in text
+    monkeypatch.setitem(predict.RIVALS, "careful", lambda net, x: lambda: np.full(len(x), -1))
+    with pytest.raises(BenchError, match="predict: 3-4-2, 1 rows, float32: careful has other labels"):
+        predict.run(Options(quick=True))
+
 
 
 def test_products_agree_and_a_wrong_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

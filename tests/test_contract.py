@@ -226,6 +226,48 @@ class Wrapped:
         return self.a
 
 
+class Exported:
+    """The same by DLPack alone."""
+
+    def __init__(self, a):
+        self.a = a
+
+    def __dlpack__(self, **options):
+        return self.a.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.a.__dlpack_device__()
+
+
+class Elsewhere:
+    """An array in the memory of a GPU, which says so when it is asked for."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+class ElsewhereExported:
+    def __dlpack__(self, **options):
+        raise BufferError("not without a stream")
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+@every_op
+def test_arrays_elsewhere(rng, name):
+    args = arguments(rng, name, FLOAT32)
+    given = args | outputs_of(name, args)
+    for key in inputs(name, args):
+        for thing, reason in ((Elsewhere(), "cuda:0"), (ElsewhereExported(), "")):
+            text = refuse(TypeError, name, given, key, thing)
+            assert "in the memory of the processor" in text and type(thing).__name__ in text and reason in text
+    for key in given.keys() - set(inputs(name, args)):
+        if isinstance(given[key], np.ndarray):
+            for thing in (Wrapped(given[key]), Exported(given[key])):
+                assert "to write into" in refuse(TypeError, name, given, key, thing)
+
+
 @every_op
 def test_other_kinds_of_array(rng, name):
     """A subclass with no meaning of its own, and what can give an array."""
@@ -237,8 +279,8 @@ def test_other_kinds_of_array(rng, name):
 
     for key in inputs(name, args):
         assert_same_bits(call(name, args | {key: args[key].view(Subclass)}), expected, key)
-        if key != "labels":
-            assert_same_bits(call(name, args | {key: Wrapped(args[key])}), expected, key)
+        for other in (Wrapped, Exported):
+            assert_same_bits(call(name, args | {key: other(args[key])}), expected, key)
     same = {key: args[key].astype(np.dtype(args[key].dtype, metadata={"unit": "m"})) for key in float_arrays(args)}
     assert_same_bits(call(name, args | same), expected, "a dtype with metadata")
 

@@ -36,8 +36,8 @@ from conftest import (
 from test_contract import COMPILED, OPS, arguments, call, compiled, every_dtype, every_op, float_arrays, outputs_of
 
 import fastnn as fnn
-from fastnn import activation, adam, dense, network, plan, sgd
-from fastnn._kernels import by_dtype, gemm
+from fastnn import activation, adam, dense, inference, network, plan, sgd
+from fastnn._kernels import by_dtype, engine, gemm
 from fastnn._kernels import dense as dense_kernels
 
 Array = np.ndarray
@@ -214,6 +214,7 @@ def everything(net: fnn.Sequential, x: Array, y: Array) -> list[Any]:
         results += net.fit(
             x, y, batch_size=4, shuffle=shuffle, optimizer=optimizer, epochs=2, validation_data=(x, y)).loss
     results += [*net.evaluate(x, y).values(), net.predict(x), net.forward(x), net.forward(x, training=True)]
+    results += [net.predictor().predict(x[:1]), net.predictor(fold=True).outputs(x)]
     if net.loss != "mean_squared_error":
         results.append(net.predict_proba(x))
     return [*map(np.asarray, results), *net.state_dict().values()]
@@ -241,12 +242,14 @@ def networks_at_the_edges(sizes: Iterator[tuple[int, int, int]]) -> None:
 
             NumpyAtTheEdges.end = end
             plan.aligned = network.aligned = at_edge
-            network.np = NumpyAtTheEdges()
+            network.np = inference.np = NumpyAtTheEdges()
+            engine.empty = NumpyAtTheEdges.empty
             try:
                 got = everything(one_network(d, hidden, loss, dtype), EDGES[layout](x, end), EDGES[layout](y, end))
             finally:
                 plan.aligned = network.aligned = aligned
-                network.np = np
+                network.np = inference.np = np
+                engine.empty = np.empty
             assert_same_bits(got, expected, case)
 
 
@@ -588,6 +591,7 @@ def network_calls(rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], 
     yield case("fit, validation", lambda: net.fit(x, y, batch_size=12, optimizer=still, validation_data=(x, y)))
     yield case("predict", lambda: net.predict(x))
     yield case("predict_proba", lambda: net.predict_proba(x))
+    yield case("predictor", lambda: net.predictor().predict_proba(x))
     yield case("evaluate", lambda: net.evaluate(x, y))
     yield case("evaluate, targets", lambda: numbers.evaluate(x, targets))
     yield case("forward, training", lambda: net.forward(x, training=True))

@@ -36,26 +36,32 @@ from fastnn.threads import get_num_threads, num_threads, set_num_threads
 from fastnn.training import History
 
 if TYPE_CHECKING:
+    from fastnn import interop
     from fastnn.diagnosis import Diagnosis, diagnose
     from fastnn.htmlreport import report
+    from fastnn.predictor import Predictor
 
 __all__ = [
     "ELU", "SGD", "Activation", "Adam", "AdamW", "BatchNorm", "CheckpointError", "Dense", "Diagnosis", "DivergedError",
-    "Dropout", "History", "LeakyReLU", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh", "__version__",
-    "activation_backward", "activation_forward", "adam_update", "batchnorm_backward", "batchnorm_forward",
-    "batchnorm_inference", "callbacks", "dense_backward", "dense_forward", "diagnose", "get_num_threads", "init", "load",
-    "mean_squared_error", "num_threads", "reference", "report", "schedules", "set_num_threads", "sgd_update", "show_config",
-    "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "Dropout", "History", "LeakyReLU", "Predictor", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh",
+    "__version__", "activation_backward", "activation_forward", "adam_update", "batchnorm_backward", "batchnorm_forward",
+    "batchnorm_inference", "callbacks", "dense_backward", "dense_forward", "diagnose", "get_num_threads", "init", "interop",
+    "load", "mean_squared_error", "num_threads", "reference", "report", "schedules", "set_num_threads", "sgd_update",
+    "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]
 
 # What training needs not is imported when it is first asked for: `import fastnn` stays quick.
-_LATER = {"Diagnosis": "fastnn.diagnosis", "diagnose": "fastnn.diagnosis", "report": "fastnn.htmlreport"}
+_LATER = {
+    "Diagnosis": "fastnn.diagnosis", "Predictor": "fastnn.predictor", "diagnose": "fastnn.diagnosis",
+    "interop": "fastnn.interop", "report": "fastnn.htmlreport",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    module = import_module(_LATER[name])
+    value = globals()[name] = getattr(module, name, module)
     return value
 
 

@@ -82,6 +82,7 @@ def statistics(a: Any, name: str, size: int) -> Array:
 
 def labels(a: Any, name: str, n_rows: int, n_classes: int) -> Array:
     """Class labels of any integer dtype as contiguous ``np.intp``, all in [0, n_classes)."""
+    a = ndarray_of(a, name)
     if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a 1-D array of integer labels, got {_kind(a)}")
     if a.dtype.kind not in "iu":
@@ -141,10 +142,24 @@ def at_least_one_row(x: Array, name: str) -> None:
         raise ValueError(f"{name}: expected at least one row and one column, got shape {x.shape}")
 
 
+def ndarray_of(a: Any, name: str) -> Any:
+    """`a` itself; or, of an array of another library (by ``__array__`` or ``__dlpack__``), NumPy's array of the same memory, or
+    a copy where that cannot be.
+    """
+    if isinstance(a, np.ndarray) or not (hasattr(a, "__array__") or hasattr(a, "__dlpack__")):
+        return a
+    try:
+        return np.asarray(a) if hasattr(a, "__array__") else np.from_dlpack(a)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        wanted = "an array in the memory of the processor that NumPy can read"
+        raise TypeError(f"{name}: expected {wanted}, got {_kind(a)} ({error})") from error
+
+
 # ---------------------------------------------------------------------------------------------- data for a network
 
 def array_of_shape(a: Any, name: str, shape: Shape) -> Array:
     """Anything real that NumPy takes for an array of this shape: values to be copied into an array of the network."""
+    a = ndarray_of(a, name)
     if isinstance(a, np.ma.MaskedArray) or a is None:
         raise TypeError(f"{name}: expected an array of shape {shape}, got {_kind(a)}")
     try:
@@ -160,13 +175,15 @@ def array_of_shape(a: Any, name: str, shape: Shape) -> Array:
 
 def rows(a: Any, name: str, n_columns: int) -> Array:
     """A 2-D array of float32, float64, integers or bool with `n_columns` columns, as it is: rows are converted by the batch."""
-    if isinstance(a, np.ma.MaskedArray) or (not isinstance(a, np.ndarray) and not hasattr(a, "__array__")):
+    if type(a) is not np.ndarray:
+        a = ndarray_of(a, name)
         if isinstance(a, list | tuple):
             raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)}, ndim {_ndim(a)}; convert it with numpy.array")
-        raise TypeError(f"{name}: expected a 2-D array, got {_kind(a)}")
-    if isinstance(a, np.matrix):
-        raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)} with ndim 2; convert it with numpy.asarray")
-    a = np.asarray(a)
+        if isinstance(a, np.ma.MaskedArray) or not isinstance(a, np.ndarray):
+            raise TypeError(f"{name}: expected a 2-D array, got {_kind(a)}")
+        if isinstance(a, np.matrix):
+            raise ValueError(f"{name}: expected a 2-D array, got {_kind(a)} with ndim 2; convert it with numpy.asarray")
+        a = np.asarray(a)
     if a.dtype.kind not in "iub" and (a.dtype.kind != "f" or a.dtype.newbyteorder("=") not in (FLOAT32, FLOAT64)):
         raise TypeError(f"{name}: expected dtype float32, float64, an integer or bool, got {a.dtype}")
     if a.ndim != 2:
@@ -586,6 +603,25 @@ def no_probabilities(loss: str) -> ValueError:
     return ValueError(f"loss: expected a cross-entropy for predict_proba, got {loss!r}")
 
 
+def no_counterpart(name: str, what: str) -> ValueError:
+    return ValueError(f"{name}: expected {what}")
+
+
+def no_layer(module: Any, name: str, hint: str) -> TypeError:
+    return TypeError(f"{name}: expected a module that there is a layer for, got {_kind(module)}{hint}")
+
+
+def one_dtype(names: Collection[str], name: str) -> str:
+    """The dtype of all parameters."""
+    if len(names) > 1:
+        raise TypeError(f"{name}: expected parameters of one dtype, or the dtype to be given, got {', '.join(names)}")
+    return next(iter(names), "float32")
+
+
+def frozen(predictor: Any, name: str) -> AttributeError:
+    return AttributeError(f"{name}: a {type(predictor).__name__} cannot be changed; make a new one of the network")
+
+
 def busy() -> RuntimeError:
     return RuntimeError("the network is busy: it is being trained, or was when this process was forked")
 
@@ -762,7 +798,8 @@ def _as_float_array(a: Any, name: str, ndim: int | None) -> Array:
         raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(a, np.matrix | list | tuple):
         raise ValueError(f"{name}: expected {wanted}, got {_kind(a)} with ndim {_ndim(a)}; convert it with numpy.array")
-    if not isinstance(a, np.ndarray) and not hasattr(a, "__array__"):
+    a = ndarray_of(a, name)
+    if not isinstance(a, np.ndarray):
         raise TypeError(f"{name}: expected {wanted}, got {_kind(a)}")
     a = np.asarray(a)
     dtype = _float_dtype(a, name)

@@ -157,6 +157,7 @@ def output_bias(net: Sequential, y: Array) -> None:
     if not isinstance(last, Dense) or not last.has_bias:
         raise _check.no_output_bias(last)
     if net.loss == "softmax_cross_entropy":
+        y = _check.ndarray_of(y, "y")
         n = y.shape[0] if isinstance(y, np.ndarray) and y.ndim else 0
         y = _check.labels(y, "y", n, net.n_out)
         _check.integer(n, "y", least=1)

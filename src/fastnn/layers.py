@@ -119,6 +119,7 @@ class Dense(Layer):
         self.in_features = _check.integer(in_features, "in_features", least=1)
         self.out_features = _check.integer(out_features, "out_features", least=1)
         self.has_bias = _check.flag(bias, "bias")
+        init = _check.ndarray_of(init, "init")
         if isinstance(init, str):
             _check.choice(init, "init", INITIALISERS)
         elif isinstance(init, np.ndarray):

@@ -11,21 +11,24 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from threading import get_ident
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from fastnn import _check, folding, statistics, symmetry
 from fastnn._kernels import by_dtype, engine
-from fastnn.activation import activation_forward
 from fastnn.callbacks import Calls, Run
+from fastnn.inference import SHARED_WORK
 from fastnn.layers import BatchNorm, Layer, Owner, connected
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD, Optimizer
-from fastnn.plan import FLOAT64, INFERENCE_ROWS, Plan, aligned
+from fastnn.plan import FLOAT64, Plan, aligned
 from fastnn.schedules import ReduceOnPlateau, Schedule
-from fastnn.threads import automatic, get_num_threads
+from fastnn.threads import automatic, threads_for
 from fastnn.training import History, batch_starts, chunks, first_and_last
+
+if TYPE_CHECKING:
+    from fastnn.predictor import Predictor
 
 Array = np.ndarray
 Path = str | bytes | PathLike[str] | PathLike[bytes]
@@ -33,7 +36,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _train = by_dtype(engine.train)
-_infer = by_dtype(engine.infer_rows)
 
 LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
     "softmax_cross_entropy": softmax_cross_entropy,
@@ -42,8 +44,6 @@ LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
 }
 EVALUATION_ROWS = 4096      # rows whose outputs are kept at a time
 PATIENCE = 0.05             # seconds between two looks for Ctrl-C
-# Multiplications from which on more than one thread is considered: some tens of microseconds.
-SHARED_WORK = 1_000_000
 STATUS = {number: name for name, number in engine.STATUS.items()}
 
 
@@ -212,8 +212,11 @@ class Sequential:
         training : bool
             True normalises by the batch's own statistics, which also move the running ones, and applies dropout.
         """
-        x = _check.rows(x, "x", self.n_in)
-        return self._training_outputs(x) if _check.flag(training, "training") else self._outputs(x)
+        if training is not False:
+            x = _check.rows(x, "x", self.n_in)
+            if _check.flag(training, "training"):
+                return self._training_outputs(x)
+        return self._plan.inference().outputs(x)
 
     @alone
     def loss_and_gradients(
@@ -387,23 +390,11 @@ class Sequential:
             (N,) labels for softmax_cross_entropy, (N, K) of 0 and 1 for sigmoid_cross_entropy, (N, K) outputs for
             mean_squared_error.
         """
-        outputs = self._outputs(_check.rows(x, "x", self.n_in))
-        if self.loss == "softmax_cross_entropy":
-            return outputs.argmax(axis=1)
-        if self.loss == "sigmoid_cross_entropy":
-            return (outputs > 0).astype(np.intp)
-        return outputs
+        return self._plan.inference().labels(x)
 
     def predict_proba(self, x: Array) -> Array:
         """The probabilities (N, K): rows that sum to 1 for softmax_cross_entropy, one by one for sigmoid_cross_entropy."""
-        if self.loss == "mean_squared_error":
-            raise _check.no_probabilities(self.loss)
-        z = self._outputs(_check.rows(x, "x", self.n_in))
-        if self.loss == "sigmoid_cross_entropy":
-            return activation_forward(z, "sigmoid", out=z)
-        np.subtract(z, z.max(axis=1, keepdims=True), out=z)
-        np.exp(z, out=z)
-        return np.divide(z, z.sum(axis=1, keepdims=True), out=z)
+        return self._plan.inference().probabilities(x)
 
     def evaluate(self, x: Array, y: Array) -> dict[str, float]:
         """The mean loss in evaluation mode and, for a cross-entropy, the accuracy (for sigmoid over all N*K entries).
@@ -531,9 +522,16 @@ class Sequential:
         """
         from fastnn import saving  # which few runs need, and the time to import its checksum
         target = _check.path(path, "path")
-        # a copy, made while nobody trains, or by a callback of who does
-        state = self.__getstate__() if self._holder.get("by") == [get_ident(), True] else self._state_alone()
-        saving.replace(target, saving.packed(state))
+        saving.replace(target, saving.packed(self._whole_state()))
+
+    def predictor(self, *, fold: bool = False) -> Predictor:
+        """A frozen copy of the network that only answers: see `fastnn.Predictor`."""
+        from fastnn.predictor import Predictor
+        return Predictor(self, fold=fold)
+
+    def _whole_state(self) -> dict[str, Any]:
+        """A copy of the state, made while nobody trains, or by a callback of who does."""
+        return self.__getstate__() if self._holder.get("by") == [get_ident(), True] else self._state_alone()
 
     @alone
     def _state_alone(self) -> dict[str, Any]:
@@ -621,18 +619,6 @@ class Sequential:
         if any(isinstance(layer, BatchNorm) for layer in self.layers) and min(first_and_last(starts)) < 2:
             raise _check.batch_of_one(len(starts) > 2)
 
-    def _outputs(self, x: Array) -> Array:
-        """The outputs in evaluation mode. Touches no buffer of the network."""
-        out = np.empty((len(x), self.n_out), self.dtype)
-        plan = self._plan.inference()
-        n_threads = self._threads(len(x), self._plan.n_weights)
-        memory = np.empty((min(n_threads, -(-len(x) // INFERENCE_ROWS)), plan.slot), np.uint8)
-        # some rows at a time, so that Ctrl-C is heard
-        for start, end in chunks(len(x), n_threads * plan.rows):
-            _infer[self.dtype](
-                plan.ops, plan.blocks, memory, self.n_in, INFERENCE_ROWS, x[start:end], out[start:end], n_threads)
-        return out
-
     @alone
     def _training_outputs(self, x: Array) -> Array:
         starts = _one_batch(x)
@@ -646,8 +632,9 @@ class Sequential:
     def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
         total = 0.0
         correct = 0
+        outputs = self._plan.inference().outputs
         for start, end in chunks(len(x), EVALUATION_ROWS):
-            z, t = self._outputs(x[start:end]), y[start:end]
+            z, t = outputs(x[start:end]), y[start:end]
             if self.loss != "softmax_cross_entropy":
                 with np.errstate(over="ignore"):
                     t = np.require(t, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
@@ -660,10 +647,6 @@ class Sequential:
         if self.loss != "mean_squared_error":
             result["accuracy"] = correct / (len(x) if self.loss == "softmax_cross_entropy" else y.size)
         return result
-
-    @staticmethod
-    def _threads(n_rows: int, n_weights: int) -> int:
-        return get_num_threads() if n_rows * n_weights >= SHARED_WORK else 1
 
     def _train_epoch(
         self, x: Array, y: Array, starts: Array, optimizer: Optimizer, weights: Array | None, shuffle: bool, check_finite: bool,
@@ -719,7 +702,7 @@ class Sequential:
         plan = self._plan
         n = max(first_and_last(starts))
         work = plan.workspace(n)
-        n_threads = self._threads(n, plan.n_weights)
+        n_threads = threads_for(n * plan.n_weights, SHARED_WORK)
         given = optimizer or SGD()
         velocity = second_moment = average = average_snapshot = None
         trained = (0, 0)

@@ -32,6 +32,7 @@ import numpy as np
 
 from fastnn._kernels import engine, gemm
 from fastnn._kernels.activation import KINDS
+from fastnn.inference import Inference
 from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Layer, Owner
 
 Array = np.ndarray
@@ -45,9 +46,6 @@ BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width"
 
 FLOAT64 = np.dtype(np.float64)
 ALIGNMENT = 64
-INFERENCE_ROWS = 128            # that one thread takes through the whole network at a time
-INFERENCE_WORK = 1 << 30        # multiplications of one thread between two looks for Ctrl-C: some hundredths of a second
-ELEMENT_WORK = 32               # of these take as long as an activation of one number
 
 
 def row_length(width: int, dtype: np.dtype[Any]) -> int:
@@ -78,16 +76,6 @@ class Workspace:
     blocks: Array
     layout: Array
     memory: Array
-
-
-@dataclass(frozen=True)
-class Inference:
-    """The plan for evaluation: the bytes that a thread needs, and the rows that it takes in one call."""
-
-    ops: Array
-    blocks: Array
-    slot: int
-    rows: int
 
 
 class Plan:
@@ -186,14 +174,10 @@ class Plan:
         return (state + self.snapshot_size(moments)) * self.dtype.itemsize + averages + self.buffers(n)[3]
 
     def inference(self) -> Inference:
-        """The plan for evaluation. Several threads may ask for it at once: then each makes one, and they are the same."""
+        """The evaluation. Several threads may ask for it at once: then each makes one, and they are the same."""
         if self._inference is None:
             ops, blocks, _, _ = self.buffers(1)
-            longest = max(int(ops["ldx"][0]), int(ops["ldp"].max()))
-            work = self.n_weights + ELEMENT_WORK * int(ops["width"].sum())
-            self._inference = Inference(
-                ops, blocks, 2 * INFERENCE_ROWS * longest * self.dtype.itemsize,
-                INFERENCE_ROWS * max(1, INFERENCE_WORK // (INFERENCE_ROWS * work)))
+            self._inference = Inference(ops, blocks, self.state, self.n_in, self.n_out, self.n_weights, self.loss)
         return self._inference
 
     def buffers(self, n: int) -> tuple[Array, Array, Array, int]:

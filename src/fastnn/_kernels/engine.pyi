@@ -3,6 +3,7 @@ from typing import Any
 OPS: dict[str, int]
 LOSSES: dict[str, int]
 STATUS: dict[str, int]
+WANTED: dict[str, int]
 LOSS_ROWS: int
 
 def train(
@@ -13,6 +14,11 @@ def train(
     moves_statistics: bool, check_x: bool, key: int, first_step: int, n_threads: int, tuner: Any, patience: float, progress: Any,
     sums: Any, bad: Any, profile: Any,
 ) -> int: ...
-def infer_rows(
-    ops: Any, blocks: Any, memory: Any, n_in: int, chunk: int, x: Any, out: Any, n_threads: int,
-) -> None: ...
+class Inference:
+    def __init__(
+        self, ops: Any, blocks: Any, held: Any, of_outputs: Any, n_in: int, n_out: int, loss: int, n_weights: int, longest: int,
+        n_rows: int, n_work: int,
+    ) -> None: ...
+    def quick(self, x: Any, wanted: int) -> Any: ...
+    def rows(self, x: Any, result: Any, memory: Any, wanted: int, chunk: int, n_threads: int) -> None: ...
+    def room(self, n: int, wanted: int) -> Any: ...

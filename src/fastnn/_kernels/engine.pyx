@@ -12,12 +12,17 @@ A step is a sequence of phases, each a number of tiles for the team: gather the 
 backward by block.
 """
 
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport floating
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastnn._kernels.activation cimport backward_tile as activation_backward, forward_tile as activation_forward
+from numpy import dtype, empty, intp, ndarray
+
+from fastnn._kernels.activation cimport (
+    SIGMOID as SIGMOID_ACTIVATION, backward_tile as activation_backward, forward_tile as activation_forward,
+)
 from fastnn._kernels.adam cimport adam_tile, correct
 from fastnn._kernels.batchnorm cimport (
     COLUMNS, backward_groups as batchnorm_backward, forward_groups as batchnorm_forward, inference_tile as batchnorm_inference,
@@ -26,8 +31,8 @@ from fastnn._kernels.dense cimport column_sums
 from fastnn._kernels.dropout cimport mask_tile, scale_tile
 from fastnn._kernels.elementary cimport compensated
 from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, own_memory, vector_size
-from fastnn._kernels.loss cimport add, elementwise_tile, softmax_tile
-from fastnn._kernels.rows cimport Source, describe, expect_row, take_row
+from fastnn._kernels.loss cimport add, elementwise_tile, label_tile, softmax_probability_tile, softmax_tile
+from fastnn._kernels.rows cimport DOUBLE, FLOAT, Source, describe, expect_row, take_row
 from fastnn._kernels.sgd cimport LANES, average_tile, squares_tile, update_tile
 from fastnn._kernels.simd cimport simd_void
 from fastnn._kernels.team cimport join, leave, run, seconds
@@ -35,6 +40,8 @@ from fastnn._kernels.team cimport join, leave, run, seconds
 cdef enum:
     DENSE, BATCHNORM, ACTIVATION, DROPOUT
     SOFTMAX, SIGMOID, SQUARED_ERROR
+    # what is wanted of evaluation
+    OUTPUTS, PROBABILITIES, LABELS
     GATHER, FORWARD, LOSS, TOP, BACKWARD, UPDATE, AVERAGE, INFER
     # how a run ended; OUT_OF_TIME means: look for Ctrl-C and go on. From NOT_FINITE_LOSS on the step must be undone.
     DONE, OUT_OF_TIME, NOT_FINITE_X, BAD_LABEL, NOT_FINITE_Y, NOT_FINITE_LOSS, NOT_FINITE_GRADIENT, NOT_FINITE_STATE
@@ -45,6 +52,10 @@ cdef enum:
     FLAT = 65536                # numbers of one tile of a flat update
     EXPECTED = 4                # rows that are asked for ahead
     SNAPSHOT_STEPS = 256        # between two copies of the state to go back to
+    HELD_WORK = 131072          # multiplications, some microseconds, up to which letting go of the GIL takes longer than it gives
+
+cdef object FLOAT32 = dtype("float32")
+cdef object FLOAT64 = dtype("float64")
 
 cdef struct Op:
     int64_t kind, width, n_in, x, ldx, y, ldy, first, second, ldp, running_mean, running_var, mean, rstd, group, ddof
@@ -94,6 +105,7 @@ cdef struct Run:
     double scale
     int64_t* bad                # for each gathered row, what is wrong with it
     # inference
+    int wanted
     char* out
     Py_ssize_t slot
     # where the time goes: for each thread four places for each operation, then gather and loss; NULL unless asked for
@@ -413,8 +425,25 @@ cdef void infer(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t first
                         <floating*>op.running_mean + j, <floating*>op.running_var + j, op.eps, x + j, ldx)
             elif op.kind == ACTIVATION:
                 activation_forward(x, ldx, n, op.width, <int>op.activation, x, ldx)
-    for i in range(n):
-        memcpy(r.out + (first + i) * r.n_out * <Py_ssize_t>sizeof(floating), x + i * ldx, r.n_out * sizeof(floating))
+    answer(any, r, x, ldx, first, n)
+
+
+cdef void answer(
+    const floating* any, const Run* r, const floating* z, Py_ssize_t ldz, Py_ssize_t first, Py_ssize_t n,
+) noexcept nogil:
+    # what is wanted of n rows from `first` on, by their outputs z
+    cdef floating* out = <floating*>r.out + first * r.n_out
+    cdef bint softmax = r.loss_kind == SOFTMAX
+    cdef Py_ssize_t i
+    if r.wanted == LABELS:
+        label_tile(softmax, z, ldz, n, r.n_out, <Py_ssize_t*>r.out + (first if softmax else first * r.n_out))
+    elif r.wanted == PROBABILITIES and softmax:
+        softmax_probability_tile(z, ldz, n, r.n_out, out)
+    elif r.wanted == PROBABILITIES:
+        activation_forward(z, ldz, n, r.n_out, SIGMOID_ACTIVATION, out, r.n_out)
+    else:
+        for i in range(n):
+            memcpy(out + i * r.n_out, z + i * ldz, r.n_out * sizeof(floating))
 
 
 cdef void tile(const floating* any, Run* r, Py_ssize_t t, Py_ssize_t worker) noexcept nogil:
@@ -761,34 +790,114 @@ def train(
     return status
 
 
-def infer_rows(
-    const Op[::1] ops not None, const Block[::1] blocks not None, unsigned char[:, ::1] memory not None, Py_ssize_t n_in,
-    Py_ssize_t chunk, x, floating[:, ::1] out not None, Py_ssize_t n_threads,
-):
-    """The outputs in evaluation mode; each thread has a row of the memory."""
-    cdef Run r
-    cdef const floating* any = &out[0, 0]
-    cdef Py_ssize_t got
-    r.ops = &ops[0]
-    r.blocks = &blocks[0]
-    r.n_blocks = blocks.shape[0]
-    r.memory = <char*>&memory[0, 0]
-    r.slot = memory.shape[1]
-    r.n_in, r.n_out = n_in, out.shape[1]
-    r.x = describe(x, False)
-    r.out = <char*>&out[0, 0]
-    r.n = out.shape[0]
-    r.profile = NULL
-    own_memory()
-    with nogil:
-        got = join(min(n_threads, memory.shape[0]))
-        r.n_threads = got
-        phase(any, &r, INFER, r.n, chunk)
-        leave(got)
+cdef class Inference:
+    """A network in evaluation mode. It reads the arrays that the plan leads to as they are, and any number of threads may call it.
+
+    `held` keeps these arrays. `longest` is the length of the longest row of numbers; up to `n_work` multiplications are one
+    thread's, and of these calls `quick` takes those of up to `n_rows` rows.
+    """
+
+    cdef Run plan
+    cdef const Op[::1] ops
+    cdef const Block[::1] blocks
+    cdef object held, of_outputs
+    cdef Py_ssize_t row_bytes       # of two buffers, for each row
+    cdef Py_ssize_t most_rows
+    cdef bint single
+
+    def __cinit__(
+        self, const Op[::1] ops not None, const Block[::1] blocks not None, held, of_outputs, Py_ssize_t n_in, Py_ssize_t n_out,
+        int loss, Py_ssize_t n_weights, Py_ssize_t longest, Py_ssize_t n_rows, Py_ssize_t n_work,
+    ):
+        cdef Run* r = &self.plan
+        self.ops, self.blocks, self.held, self.of_outputs = ops, blocks, held, of_outputs
+        self.single = of_outputs.itemsize == sizeof(float)
+        memset(r, 0, sizeof(Run))
+        r.ops, r.blocks, r.n_blocks = &ops[0], &blocks[0], blocks.shape[0]
+        r.n_in, r.n_out, r.loss_kind, r.n_weights = n_in, n_out, loss, n_weights
+        r.n_threads = 1
+        self.row_bytes = 2 * divide_up(longest * (4 if self.single else 8), 64) * 64
+        self.most_rows = min(n_rows, min(BLOCK_BYTES // self.row_bytes, (n_work - 1) // n_weights))
+
+    def quick(self, x, int wanted):
+        """What is wanted of few rows in the most usual form, on the calling thread; or None, which asks for a closer look at `x`."""
+        cdef Run r = self.plan
+        cdef Py_buffer view
+        if type(x) is not ndarray:
+            return None
+        # NumPy's own dtype objects, which are native
+        of_x = x.dtype
+        if of_x is not FLOAT32 and of_x is not FLOAT64:
+            return None
+        try:
+            PyObject_GetBuffer(x, &view, PyBUF_C_CONTIGUOUS)
+        except (BufferError, ValueError):
+            return None
+        r.n = view.shape[0] if view.ndim == 2 and view.shape[1] == r.n_in else 0
+        r.x.base = <const char*>view.buf
+        r.x.size = <int>view.itemsize
+        PyBuffer_Release(&view)
+        if r.n < 1 or r.n > self.most_rows:
+            return None
+        r.x.kind = FLOAT if of_x is FLOAT32 else DOUBLE
+        r.x.column_stride = r.x.size
+        r.x.row_stride = r.n_in * r.x.size
+        r.wanted = wanted
+        result = self.room(r.n, wanted)
+        PyObject_GetBuffer(result, &view, PyBUF_WRITABLE)
+        r.out = <char*>view.buf
+        PyBuffer_Release(&view)
+        own_memory()
+        r.memory = <char*>block_memory()
+        r.slot = r.n * self.row_bytes
+        if r.n * r.n_weights <= HELD_WORK:
+            self.tile(&r)
+        else:
+            with nogil:
+                self.tile(&r)
+        return result
+
+    def rows(self, x, result, unsigned char[:, ::1] memory not None, int wanted, Py_ssize_t chunk, Py_ssize_t n_threads):
+        """The same of any rows, `chunk` at a time, into `result`, which `room` gave or a part of it; each thread has a row of memory."""
+        cdef Run r = self.plan
+        cdef Py_buffer view
+        cdef Py_ssize_t got
+        r.memory = <char*>&memory[0, 0]
+        r.slot = memory.shape[1]
+        r.n = len(result)
+        r.x = describe(x, False)
+        r.wanted = wanted
+        PyObject_GetBuffer(result, &view, PyBUF_WRITABLE)
+        r.out = <char*>view.buf
+        PyBuffer_Release(&view)
+        own_memory()
+        with nogil:
+            got = join(min(n_threads, memory.shape[0]))
+            r.n_threads = got
+            if self.single:
+                phase(<float*>NULL, &r, INFER, r.n, chunk)
+            else:
+                phase(<double*>NULL, &r, INFER, r.n, chunk)
+            leave(got)
+
+    cpdef object room(self, Py_ssize_t n, int wanted):
+        """An array for what is wanted of n rows."""
+        if wanted == LABELS and self.plan.loss_kind == SOFTMAX:
+            return empty(n, intp)
+        if wanted == LABELS:
+            return empty((n, self.plan.n_out), intp)
+        return empty((n, self.plan.n_out), self.of_outputs)
+
+    cdef void tile(self, Run* r) noexcept nogil:
+        if self.single:
+            infer(<float*>NULL, r, 0, 0, r.n)
+        else:
+            infer(<double*>NULL, r, 0, 0, r.n)
 
 
 OPS = {"dense": DENSE, "batchnorm": BATCHNORM, "activation": ACTIVATION, "dropout": DROPOUT}
 LOSSES = {"softmax_cross_entropy": SOFTMAX, "sigmoid_cross_entropy": SIGMOID, "mean_squared_error": SQUARED_ERROR}
+WANTED = {"outputs": OUTPUTS, "probabilities": PROBABILITIES, "labels": LABELS}
 LOSS_ROWS = LOSS_NUMBERS
 STATUS = {
     "done": DONE, "out of time": OUT_OF_TIME, "x": NOT_FINITE_X, "label": BAD_LABEL, "y": NOT_FINITE_Y, "loss": NOT_FINITE_LOSS,

@@ -1,4 +1,4 @@
-"""Losses with their gradients. All arithmetic is float64; the exponentials of a softmax wait in the output for their sum.
+"""Losses with their gradients, and what the outputs mean by them. All arithmetic is float64; the exponentials of a softmax wait in the output for their sum.
 
 Rows are taken in groups of about CHUNK elements, whose intermediate results fit the stack: the exponentials of a whole group
 are then one long loop, however few classes there are.
@@ -167,6 +167,59 @@ cdef simd_void elementwise_tile(
         x += m * ldx
         target += m * ldt
         dx += m * lddx
+
+
+# ---- what a network answers, by its loss
+
+cdef void label_tile(
+    bint softmax,
+    const floating* z, Py_ssize_t ldz, Py_ssize_t n, Py_ssize_t k,          # IN (n, k)
+    Py_ssize_t* labels,                                     # OUT (n,) for softmax, else (n, k)
+) noexcept nogil:
+    cdef Py_ssize_t i, j, best
+
+    for i in range(n):
+        if softmax:
+            # the first of the largest; a NaN is larger than anything
+            best = 0
+            for j in range(1, k):
+                if not z[j] <= z[best] and z[best] == z[best]:
+                    best = j
+            labels[i] = best
+        else:
+            for j in range(k):
+                labels[i * k + j] = z[j] > 0
+        z += ldz
+
+
+cdef simd_void softmax_probability_tile(
+    const floating* z, Py_ssize_t ldz, Py_ssize_t n, Py_ssize_t k,          # IN (n, k)
+    floating* p,                                            # OUT (n, k)
+) noexcept nogil:
+    cdef double e[CHUNK]
+    cdef double top, total
+    cdef Py_ssize_t i, j, c, w
+
+    for i in range(n):
+        top = z[0]
+        for j in range(1, k):
+            top = z[j] if z[j] > top else top
+        # p = exp(z - top) / sum
+        total = 0
+        c = 0
+        while c < k:
+            w = min(k - c, CHUNK)
+            for j in range(w):
+                e[j] = exp(z[c + j] - top)
+            for j in range(w):
+                p[c + j] = <floating>e[j]
+            total += sum_of(e, w, floating is double)
+            c += w
+        total = 1 / total
+        for j in range(k):
+            p[j] = <floating>(p[j] * total)
+        z += ldz
+        p += k
 
 
 # ---- the entries for Python: the mean loss, and its gradient in the last argument

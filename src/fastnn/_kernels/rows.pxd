@@ -1,5 +1,9 @@
 from cython cimport floating
 
+# the number types that rows are made of
+cdef enum:
+    FLOAT, DOUBLE, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64
+
 # Where rows come from: any array of numbers, described by its address and its strides in bytes.
 cdef struct Source:
     const char* base

@@ -22,7 +22,6 @@ ctypedef fused number:
     uint64_t
 
 cdef enum:
-    FLOAT, DOUBLE, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64
     CHUNK = 512             # elements that are straightened at a time
     LINE = 64               # bytes of a cache line
     AHEAD = 4096            # bytes of a row that are asked for at most: the processor sees where it goes from there
