@@ -19,7 +19,7 @@ def hidden(layers: Sequence[Layer]) -> dict[int, Dense]:
 
 def groups(layers: Sequence[Layer], i: int) -> list[list[int]]:
     """The groups of equal units of dense layer `i`: those of which all is the same that comes before the next dense layer."""
-    import hashlib      # which few networks need, and the time to import it
+    import hashlib  # which few networks need, and the time to import it
     own = list(layers[i].parameters.values())
     for layer in layers[i + 1:]:
         if isinstance(layer, Dense):
