@@ -15,4 +15,3 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [version]
     assert f"\n## {version} (" in (ROOT / "CHANGELOG.md").read_text()
     assert (ROOT / "docs" / "releases" / f"{version}.md").read_text().startswith(f"# fastnn {version}\n")
-
