@@ -2,7 +2,7 @@
 
 FASTNN_DEBUG=1      Cython's checks on (bounds, None, initialisation, division, overflow), for tests
 FASTNN_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, for tests: `python tests/sanitize.py`
-FASTNN_MARCH=LEVEL  one version of every kernel, for -march=LEVEL, instead of one for each instruction set
+FASTNN_MARCH=LEVEL  one version of every kernel, for -march=LEVEL, instead of one for each instruction set (not on Windows)
 
 Each compiles everything anew, in a build directory of its own; so must the next build without it (`build_ext --force`).
 """
@@ -31,6 +31,8 @@ directives = {
 }
 link_flags: list[str] = []
 if sys.platform == "win32":
+    if march or sanitize:
+        raise SystemExit("FASTNN_MARCH and FASTNN_SANITIZE are for gcc and clang")
     flags = ["/O2", "/fp:precise"]
     product_flags = flags
 else:

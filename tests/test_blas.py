@@ -1,4 +1,4 @@
-"""FASTNN_BLAS: a CBLAS for large products. NumPy's own, where it brings one, stands for the user's."""
+"""FASTNN_BLAS: a CBLAS for large products. NumPy's own and those of the system, where there are any, stand for the user's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-LIBRARIES = sorted(Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"))
+OF_NUMPY = [str(path) for path in sorted(Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"))]
+OF_THE_SYSTEM = [name for name in map(ctypes.util.find_library, ("openblas", "blas", "cblas")) if name]
 
 TRAIN = """
 import hashlib
@@ -44,13 +45,15 @@ def run(code: str, library: str | None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.skipif(not LIBRARIES, reason="NumPy brings no OpenBLAS of its own here")
-def test_training_by_a_library() -> None:
-    own, library = run(TRAIN, None), run(TRAIN, str(LIBRARIES[0]))
-    assert own.returncode == library.returncode == 0, own.stderr + library.stderr
+@pytest.mark.parametrize("library", OF_NUMPY + OF_THE_SYSTEM)
+def test_training_by_a_library(library: str) -> None:
+    own, other = run(TRAIN, None), run(TRAIN, library)
+    if library in OF_THE_SYSTEM and "which has none" in other.stderr:
+        pytest.skip(f"{library} has no CBLAS")
+    assert own.returncode == other.returncode == 0, own.stderr + other.stderr
     *own_losses, own_matmul = own.stdout.splitlines()
-    *losses, matmul = library.stdout.splitlines()
-    assert "FASTNN_BLAS" in matmul and str(LIBRARIES[0]) in matmul and "FASTNN_BLAS" not in own_matmul
+    *losses, matmul = other.stdout.splitlines()
+    assert "FASTNN_BLAS" in matmul and library in matmul and "FASTNN_BLAS" not in own_matmul
     assert own_losses != losses         # it rounds in its own way, so it was there
     for a, b, tolerance in zip(own_losses, losses, (1e-4, 1e-11), strict=True):
         assert abs(float(a) - float(b)) <= tolerance * abs(float(a))

@@ -50,7 +50,7 @@ STATUS = {number: name for name, number in engine.STATUS.items()}
 def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatenate[Sequential, P], R]:
     """Of the calls of such methods one at a time: they use the network's buffers. Another one is refused."""
     @functools.wraps(method)
-    def run(self: Sequential, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: Sequential, /, *args: P.args, **kwargs: P.kwargs) -> R:
         # Ctrl-C, or what another signal's handler raises, may strike whenever a call returns: so who holds the network is not
         # remembered but looked up, without a call.
         own = [get_ident(), False]  # whose thread it is, and whether the state is whole: see `_call`

@@ -12,7 +12,9 @@
 #define FASTNN_THREAD_LOCAL __thread
 #endif
 
-#if defined(_MSC_VER)
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
 #include <windows.h>
 typedef volatile LONG64 fastnn_atomic;
 #define fastnn_load(word) ((int64_t)InterlockedCompareExchange64(word, 0, 0))
