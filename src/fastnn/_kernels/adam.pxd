@@ -2,8 +2,8 @@ from cython cimport floating
 
 from fastnn._kernels.simd cimport simd_void
 
-# What the update of step 1, 2, ... multiplies m / (sqrt(v) + least) by, and the least that it divides by: the bias corrections of
-# both moments are in them. The betas are those of the tile, rounded to its dtype: weights whose sum is not 1 are another bias.
+# What the update of step 1, 2, ... multiplies m / (sqrt(v) + least) by, and the least that it divides by: the bias corrections
+# of both moments are in them. The betas are those of the tile, rounded to its dtype: weights whose sum is not 1 are another bias.
 cdef void correct(
     double lr, double step, double beta1, double beta2, double eps, bint eps_hat, double* rate, double* least) noexcept nogil
 

@@ -29,6 +29,7 @@ cdef simd_void adam_tile(
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef floating g, first, second, root, factor = 1
+    cdef floating new1 = 1 - beta1, new2 = 1 - beta2        # not in the loop, where a 1 of C would make float32 a double
 
     if ldg == ldp == d and factors == NULL:
         d = n * d
@@ -42,8 +43,8 @@ cdef simd_void adam_tile(
             g = factor * grad[j]
             if coupled != 0:
                 g = g + coupled * param[j]
-            first = beta1 * m[j] + (1 - beta1) * g
-            second = beta2 * v[j] + (1 - beta2) * (g * g)
+            first = beta1 * m[j] + new1 * g
+            second = beta2 * v[j] + new2 * (g * g)
             m[j] = first
             v[j] = second
             if floating is float:
@@ -86,8 +87,9 @@ def update(
     extents(grad.shape[0] == m.shape[0] == v.shape[0] == n > 0)
     c.arrays[:4] = [<void*>&grad[0], <void*>&m[0], <void*>&v[0], <void*>&param[0]]
     c.sizes[0] = n
-    c.numbers[1:6] = [<floating>beta1, <floating>beta2, 0, 0 if decoupled else weight_decay, lr * weight_decay if decoupled else 0]
-    correct(lr, step, c.numbers[1], c.numbers[2], eps, eps_hat, &c.numbers[0], &c.numbers[3])
+    c.numbers[1:6] = [beta1, beta2, 0, 0 if decoupled else weight_decay, lr * weight_decay if decoupled else 0]
+    # (not from c.numbers: where gcc 12 vectorises the way of two numbers through float32 into an array, it does not round them)
+    correct(lr, step, <floating>beta1, <floating>beta2, eps, eps_hat, &c.numbers[0], &c.numbers[3])
     c.panel = part(n, UNIT, PART, n_threads) if n_threads > 1 else n
     with nogil:
         share(update_f32 if floating is float else update_f64, &c, n, n_threads)
