@@ -32,11 +32,14 @@ def run(program: str, *arguments: object, seconds: float = 120) -> str:
 # --------------------------------------------------------------------------------------------- Ctrl-C, from outside
 
 INTERRUPTED = """
+import signal
 import sys
 import numpy as np
 import fastnn as fnn
 from fastnn import BatchNorm, Dense, Dropout, Tanh
 
+# also where the tests run in the background, whose processes a shell has told to ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 threads, width, rows, total = map(int, sys.argv[1:])
 fnn.set_num_threads(threads)
 rng = np.random.default_rng(0)
