@@ -14,7 +14,7 @@ import numbers
 import os
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ MOST_STEPS = 1 << 53                # of training, and epochs: a count that floa
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs
@@ -523,9 +524,11 @@ def entries(given: Any, name: str, names: Collection[str]) -> None:
         raise ValueError(f"{name}: got an entry {surplus[0]!r}, which the network does not have ({len(surplus)} in all)")
 
 
-def no_metric(monitor: str, known: Collection[str]) -> ValueError:
-    hint = "; give fit validation_data" if monitor.startswith("val_") and "val_loss" not in known else ""
-    return ValueError(f"monitor: expected one of {', '.join(map(repr, known))}, got {monitor!r}{hint}")
+def metric(monitor: str, known: Collection[str]) -> None:
+    """A number that the history will have."""
+    if monitor not in known:
+        hint = "; give fit validation_data" if monitor.startswith("val_") and "val_loss" not in known else ""
+        raise ValueError(f"monitor: expected one of {', '.join(map(repr, known))}, got {monitor!r}{hint}")
 
 
 def missing(name: str, package: str, extra: str) -> ImportError:
@@ -726,15 +729,21 @@ def describable(value: Any, name: str, kinds: Collection[type]) -> None:
         raise TypeError(f"{name}: expected one of fastnn's own classes, which a file can describe, got {_kind(value)}")
 
 
-def options(given: Mapping[str, Any], kind: type) -> None:
-    """A mapping of nothing but arguments of a class, with all that it must have."""
-    instance(given, "config", Mapping, "a mapping")
-    names, needed = _arguments(kind)
+def described(
+    config: Any, tag: str, kinds: Mapping[str, type[T]], default: str | None = None,
+) -> tuple[type[T], dict[str, Any]]:
+    """The class that a mapping names by its entry `tag`, and the other entries: its arguments, with all that it must have."""
+    instance(config, "config", Mapping, "a mapping")
+    kind = kinds[choice(config.get(tag, default), tag, kinds)]
+    constructor: type = kind    # hashable to the type checker, which a class of T is not
+    given = {name: value for name, value in config.items() if name != tag}
+    names, needed = _arguments(constructor)
     if missing := sorted(needed - given.keys()):
-        raise ValueError(f"config: expected the option {missing[0]!r} of {kind.__name__}, which is missing")
+        raise ValueError(f"config: expected the option {missing[0]!r} of {constructor.__name__}, which is missing")
     if surplus := sorted(given.keys() - names):
         raise ValueError(
-            f"config: expected options that {kind.__name__} has, got {_short(surplus[0])}; a newer version may have it")
+            f"config: expected options that {constructor.__name__} has, got {_short(surplus[0])}; a newer version may have it")
+    return kind, given
 
 
 @functools.cache

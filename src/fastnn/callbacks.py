@@ -137,12 +137,6 @@ class Calls:
             callback.on_tick(run)
 
 
-def _known(run: Run, monitor: str) -> None:
-    """Refuse a number that the history will not have."""
-    if monitor not in run.metrics:
-        raise _check.no_metric(monitor, run.metrics)
-
-
 class EarlyStopping(Callback):
     """Stop when a number of the history has not got better for more than `patience` epochs (Prechelt, 1998).
 
@@ -183,7 +177,7 @@ class EarlyStopping(Callback):
         return self._watch.best
 
     def on_fit_begin(self, run: Run) -> None:
-        _known(run, self.monitor)
+        _check.metric(self.monitor, run.metrics)
         self._watch = Watch(self.mode, self.min_delta)
         self.best_epoch = self._state = None
 
@@ -210,7 +204,7 @@ class StopAt(Callback):
         self.mode = better(mode, monitor)
 
     def on_fit_begin(self, run: Run) -> None:
-        _known(run, self.monitor)
+        _check.metric(self.monitor, run.metrics)
 
     def on_epoch_end(self, run: Run) -> None:
         value = run.record[self.monitor]

@@ -381,10 +381,7 @@ def layer_from_config(config: Mapping[str, Any]) -> Layer:
     TypeError, ValueError
         If it describes none.
     """
-    _check.instance(config, "config", Mapping, "a mapping")
-    kind = LAYERS[_check.choice(config.get("layer"), "layer", LAYERS)]
-    options = {name: value for name, value in config.items() if name != "layer"}
-    _check.options(options, kind)
+    kind, options = _check.described(config, "layer", LAYERS)
     if options.get("init", "") is None:
         options["init"] = unknown_init
     return kind(**options)

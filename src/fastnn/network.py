@@ -332,8 +332,8 @@ class Sequential:
         if validation is not None:
             metrics += ["val_loss"] if self.loss == "mean_squared_error" else ["val_loss", "val_accuracy"]
         plateau = optimizer.lr if isinstance(optimizer.lr, ReduceOnPlateau) else None
-        if plateau is not None and plateau.monitor not in metrics:
-            raise _check.no_metric(plateau.monitor, metrics)
+        if plateau is not None:
+            _check.metric(plateau.monitor, metrics)
         calls = Calls(callbacks, progress)
         history = History()
         run = Run(self, optimizer, history, epochs, len(x), tuple(metrics))

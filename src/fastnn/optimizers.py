@@ -55,10 +55,7 @@ class Optimizer:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The optimiser of this class that `config` described; TypeError or ValueError if it describes none."""
-        _check.instance(config, "config", Mapping, "a mapping")
-        _check.choice(config.get("kind", cls.__name__), "kind", (cls.__name__,))
-        options = {name: value for name, value in config.items() if name != "kind"}
-        _check.options(options, cls)
+        _, options = _check.described(config, "kind", {cls.__name__: cls}, cls.__name__)
         if isinstance(options.get("lr"), Mapping):
             options["lr"] = schedules.from_config(options["lr"])
         return cls(**options)

@@ -325,8 +325,5 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     TypeError, ValueError
         If it describes none.
     """
-    _check.instance(config, "config", Mapping, "a mapping")
-    kind = KINDS[_check.choice(config.get("kind"), "kind", KINDS)]
-    options = {name: value for name, value in config.items() if name != "kind"}
-    _check.options(options, kind)
+    kind, options = _check.described(config, "kind", KINDS)
     return kind(**{name: from_config(value) if isinstance(value, Mapping) else value for name, value in options.items()})
