@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 LIMIT = 900.0  # seconds a contender may take to answer, compilation included
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
-    "FASTNN_NUM_THREADS",
 )  # fmt: skip
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What makes every library that is started with it use so many threads."""
+    """What makes every library that is started with it use so many threads; fastnn up to as many, as by default."""
     one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    return dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"XLA_FLAGS": one if threads == 1 else ""}
+    own = {"FASTNN_NUM_THREADS": "auto", "XLA_FLAGS": one if threads == 1 else ""}
+    return dict.fromkeys(THREAD_VARIABLES, str(threads)) | own
 
 
 def usable_cores() -> int:

@@ -239,7 +239,7 @@ def test_a_rival_that_fails_leaves_the_field(task: Task, monkeypatch: pytest.Mon
 
 
 def test_threads_of_every_library() -> None:
-    assert set(process.environment(2).values()) == {"2", ""}
+    assert set(process.environment(2).values()) == {"2", "auto", ""} and process.environment(2)["FASTNN_NUM_THREADS"] == "auto"
     assert "eigen=false" in process.environment(1)["XLA_FLAGS"]
 
 

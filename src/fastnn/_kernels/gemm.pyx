@@ -59,6 +59,7 @@ cdef enum:
     DEPTH = 512             # terms of the sum that a packed block takes at most
     WIDEST = 128            # columns of the widest panel: eight vectors of 16 floats
     SMALL = 32768           # bytes of B that stay in the first-level cache
+    SHALLOW = 32            # terms of the sum up to which writing the result takes longer than computing it
     FAR = 2048              # bytes between neighbours from which on they are worth a copy
     SETS = 512              # a multiple of which between neighbours makes them share few cache sets
     FEW = 16                # rows of A for which a transposed B is read as it lies instead
@@ -244,6 +245,9 @@ cdef void gemm(
         depth = even_part(k, DEPTH, FASTNN_RUN)
     if depth * m * size > FASTNN_STRIPS_BYTES:
         height = even_part(m, max(FASTNN_STRIPS_BYTES // size // depth // rows, 1) * rows, rows)
+    if k <= SHALLOW and m * n * size > FASTNN_PANELS_BYTES:
+        # a large result of short sums is a matter of writing it: some rows at a time, from one end to the other
+        height = min(height, 2 * rows)
     if packed_b and depth * (n + 2 * lanes) * size > FASTNN_PANELS_BYTES:
         breadth = FASTNN_PANELS_BYTES // size // depth // (2 * lanes) * (2 * lanes)
     column = 0
