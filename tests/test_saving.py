@@ -83,9 +83,9 @@ def tiny(seed: int = 1) -> fnn.Sequential:
 
 
 def whole(net: fnn.Sequential) -> dict[str, Any]:
-    """All that a network is, for comparing two, but for where it is from and how many threads were found to be fast."""
+    """All that a network is, for comparing two, but for where it is from."""
     state = net.__getstate__()
-    del state["_tuner"], state["_from_file"]
+    del state["_from_file"]
     state["_rng"] = state["_rng"].bit_generator.state
     state["layers"] = [layer.config() for layer in state["layers"]]
     if (optimizer := state["_optimizer"]) is not None:

@@ -129,7 +129,7 @@ class Sequential:
         self._mask_key = int(masks.generate_state(1, np.uint64)[0])
         self._step = 0          # training steps taken, which the dropout masks depend on
         self._epoch = 0         # epochs whose last step was taken
-        self._tuner = np.zeros(5, np.float64)
+        self._tuner = np.zeros(engine.TUNER, np.float64)
         self._profile: Array | None = None      # see `explain` of the benchmarks: seconds by thread and place
         self._holder: dict[str, list[int]] = {}
         self.inference_only = False
@@ -153,11 +153,11 @@ class Sequential:
 
     def __getstate__(self) -> dict[str, Any]:
         # arrays by their names: the plan holds addresses, and rows as long as this machine's vectors make them
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_holder", "_profile", "_spare")}
+        left_out = ("_plan", "_holder", "_profile", "_spare", "_tuner")
+        state = {name: value for name, value in self.__dict__.items() if name not in left_out}
         return state | {
             "layers": tuple(copy.copy(layer) for layer in self.layers),
             "_rng": copy.deepcopy(self._rng),
-            "_tuner": self._tuner.copy(),
             "_state": self.state_dict(),
             "_velocity": None if self._velocity is None else self._plan.copies(self._velocity),
             "_second_moment": None if self._second_moment is None else self._plan.copies(self._second_moment),
@@ -168,10 +168,10 @@ class Sequential:
         state = dict(state)
         arrays, velocity, second_moment, average = (
             state.pop(name) for name in ("_state", "_velocity", "_second_moment", "_average"))
-        self._tuner, self._from_file = np.zeros(5, np.float64), None
+        self._from_file = None
         self.__dict__.update(state)
         self.dtype = _check.float_dtype(self.dtype)     # NumPy's own object, which is told by its identity
-        self._holder, self._profile = {}, None
+        self._holder, self._profile, self._tuner = {}, None, np.zeros(engine.TUNER, np.float64)
         self._spare = copy.deepcopy(self._rng)
         self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype, Owner())
         for name, a in self._state():

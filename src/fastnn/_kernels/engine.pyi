@@ -5,6 +5,7 @@ LOSSES: dict[str, int]
 STATUS: dict[str, int]
 WANTED: dict[str, int]
 LOSS_ROWS: int
+TUNER: int
 
 def train(
     ops: Any, blocks: Any, layout: Any, memory: Any, parameters: Any, statistics: Any, velocity: Any, second_moment: Any,

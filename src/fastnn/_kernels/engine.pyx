@@ -615,18 +615,22 @@ cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogi
 
 
 # How many threads a run should have is measured while it trains: some steps with one, some with all, turn and turn about; then
-# a longer while with what was faster, and again. Results do not depend on it.
+# a longer while with what was faster, and again. Where it was clearly faster, that while is twice the last one. Results do not
+# depend on it.
 cdef enum:
     TURNS = 6               # of a comparison, even ones with one thread
-    STAY = 24               # turns with the faster one
+    STAY = 24               # turns with the faster one, at least
 
 cdef struct Tuner:
-    double turn             # of TURNS + STAY
+    double turn             # of TURNS + stay
     double left             # steps left of it
     double steps            # of a turn
     double one, many        # seconds that the turns of the comparison took
+    double stay
 
 cdef double TURN = 1e-3     # seconds that a turn should take at least
+cdef double CLEARLY = 1.25  # times as long
+cdef double LONGEST = 0.4   # seconds of turns with the faster one, if there are more than STAY
 
 
 cdef Py_ssize_t threads_now(const Tuner* t, Py_ssize_t most) noexcept nogil:
@@ -637,6 +641,7 @@ cdef Py_ssize_t threads_now(const Tuner* t, Py_ssize_t most) noexcept nogil:
 
 cdef void tune(Tuner* t, double taken) noexcept nogil:
     # a step took so long
+    cdef bint clear
     if t.turn < TURNS:
         if <int>t.turn % 2 == 0:
             t.one += taken
@@ -646,7 +651,11 @@ cdef void tune(Tuner* t, double taken) noexcept nogil:
     if t.left > 0:
         return
     t.turn += 1
-    if t.turn >= TURNS + STAY:
+    if t.turn == TURNS:
+        # (a first comparison is of single steps)
+        clear = t.steps > 0 and max(t.one, t.many) > CLEARLY * min(t.one, t.many)
+        t.stay = max(min(2 * t.stay, LONGEST / max(t.steps * taken, TURN)) if clear else 0, STAY)
+    elif t.turn > TURNS and t.turn >= TURNS + t.stay:
         t.turn = t.one = t.many = 0
         t.steps = max(1, TURN / max(taken, 1e-7))
     t.left = t.steps
@@ -899,6 +908,8 @@ OPS = {"dense": DENSE, "batchnorm": BATCHNORM, "activation": ACTIVATION, "dropou
 LOSSES = {"softmax_cross_entropy": SOFTMAX, "sigmoid_cross_entropy": SIGMOID, "mean_squared_error": SQUARED_ERROR}
 WANTED = {"outputs": OUTPUTS, "probabilities": PROBABILITIES, "labels": LABELS}
 LOSS_ROWS = LOSS_NUMBERS
+#: Numbers of a tuner, zeros at first.
+TUNER = sizeof(Tuner) // sizeof(double)
 STATUS = {
     "done": DONE, "out of time": OUT_OF_TIME, "x": NOT_FINITE_X, "label": BAD_LABEL, "y": NOT_FINITE_Y, "loss": NOT_FINITE_LOSS,
     "gradient": NOT_FINITE_GRADIENT, "state": NOT_FINITE_STATE,
