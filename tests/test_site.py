@@ -107,7 +107,7 @@ def test_the_docstring_is_whole(module: str, name: str) -> None:
     parameters = [name for name in signature.parameters if name != "self"]
     listed = re.findall(r"^(\S.*?)(?: : .*)?$", text.get("Parameters", ""), re.MULTILINE)
     assert sorted(re.split(r", ", ", ".join(listed))) == sorted(parameters) or not (listed or parameters)
-    for array in re.findall(r"^\S.* : (ndarray.*\n?.*)", text.get("Parameters", ""), re.MULTILINE):
+    for array in re.findall(r"^\S.* : (ndarray.*(?:\n +.*)?)", text.get("Parameters", ""), re.MULTILINE):
         assert re.search(r"\(.*\)|shape|[Aa]s for", array), array
     assert not parameters or "Raises" in text
     returns = signature.return_annotation
