@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import functools
 import pickle
 import re
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
-from fastnn import network, reference
+from fastnn import reference
 
 Array = np.ndarray
 
@@ -1049,12 +1048,6 @@ def test_bad_y_is_named_by_every_method(loss: str, y: Any, error: type[Exception
     assert bits(net) == before
 
 
-def test_documented_examples() -> None:
-    results = doctest.testmod(network)
-    assert results.attempted > 0
-    assert results.failed == 0
-
-
 # --------------------------------------------------------------------------------------------------------- memory
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -1073,3 +1066,5 @@ def test_memory_is_what_the_arrays_take(dtype: str) -> None:
     assert net.memory(51) > net.memory(50) >= net.n_parameters * net.dtype.itemsize
     with pytest.raises(ValueError, match=r"^batch_size: "):
         net.memory(0)
+    with pytest.raises(TypeError, match=r"^optimizer: expected a fastnn.SGD, Adam or AdamW, got str$"):
+        net.memory(50, optimizer="sgd")     # type: ignore[arg-type]

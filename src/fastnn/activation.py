@@ -34,12 +34,14 @@ def activation_forward(x: np.ndarray, kind: str, *, out: np.ndarray | None = Non
     elu           x if x > 0 else exp(x) - 1        1 if y > 0 else y + 1
     ============  ================================  ==========================
 
-    No argument overflows on the way, NaN stays NaN, and the results are within a few units in the last place.
+    Goodfellow et al. (2016), sections 3.10 and 6.3; leaky_relu with the slope of Maas et al. (2013), softsign by Bergstra et
+    al. (2009), elu by Clevert et al. (2016) with alpha 1. No argument overflows on the way, NaN stays NaN, and the results are
+    within a few units in the last place.
 
     Parameters
     ----------
     x : ndarray of float32 or float64, any shape
-    kind : str
+    kind : {"identity", "relu", "leaky_relu", "tanh", "sigmoid", "softsign", "softplus", "elu"}
     out : ndarray, shape and dtype of `x`, optional
         Overwritten; may be `x` itself.
 
@@ -69,7 +71,8 @@ def activation_forward(x: np.ndarray, kind: str, *, out: np.ndarray | None = Non
 
 
 def activation_backward(dy: np.ndarray, y: np.ndarray, kind: str, *, dx: np.ndarray | None = None) -> np.ndarray:
-    """``dx = dy * f'(x)``, in terms of the output `y` of `activation_forward`, whose table has the formulas.
+    """``dx = dy * f'(x)``, in terms of the output `y` of `activation_forward`, whose table has the formulas and whose text the
+    sources (Goodfellow et al. and others).
 
     Parameters
     ----------
@@ -77,6 +80,7 @@ def activation_backward(dy: np.ndarray, y: np.ndarray, kind: str, *, dx: np.ndar
         The gradient of the loss with respect to `y`.
     y : ndarray, shape and dtype of `dy`
     kind : str
+        As for `activation_forward`.
     dx : ndarray, shape and dtype of `dy`, optional
         Overwritten; may be `dy` or `y` itself.
 

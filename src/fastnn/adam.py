@@ -57,8 +57,9 @@ def adam_update(
     eps : float
         > 0, also as ``eps * sqrt(1 - beta2)`` in the dtype of `param`.
     eps_hat : bool
+        Whether eps is added before the root is corrected.
     weight_decay : float
-        >= 0.
+        >= 0, the factor of the parameter that is added to its gradient, or taken away beside it if `decoupled`.
     decoupled : bool
         Whether the decay goes beside the moments and not through them.
 

@@ -171,7 +171,8 @@ def batchnorm_inference(
 ) -> np.ndarray:
     """Normalise by the running statistics: ``out = (x - running_mean) / sqrt(running_var + eps) * gamma + beta``.
 
-    Never folded into ``a * x + b``, which would lose the digits of a large running mean.
+    Ioffe & Szegedy (2015), algorithm 2, line 11, but never folded into ``a * x + b`` as there, which would lose the digits of
+    a large running mean.
 
     Parameters
     ----------

@@ -17,6 +17,10 @@ from fastnn import _check
 from fastnn.schedules import Watch, better
 from fastnn.training import History
 
+__all__ = [
+    "Callback", "Checkpoint", "EarlyStopping", "MaxSteps", "MaxTime", "ProgressBar", "Run", "StopAt", "TensorBoard",
+]
+
 if TYPE_CHECKING:
     from fastnn.network import Sequential
     from fastnn.optimizers import Optimizer
@@ -57,7 +61,18 @@ class Run:
         self.error: BaseException | None = None
 
     def stop(self, reason: str = "stopped by a callback") -> None:
-        """End the training when the callbacks have been called."""
+        """End the training when the callbacks have been called.
+
+        Parameters
+        ----------
+        reason : str
+            What ``History.stopped`` is to say.
+
+        Raises
+        ------
+        TypeError
+            If `reason` is no string.
+        """
         self.stopped = _check.string(reason, "reason")
 
 
@@ -143,11 +158,11 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     monitor : str
-        A name in `History.epochs`; those that begin with ``"val_"`` need ``validation_data``.
+        A name in ``History.epochs``; those that begin with ``"val_"`` need ``validation_data``.
     patience : int
         Epochs without an improvement that are put up with.
     min_delta : float
-        The least change that counts as an improvement.
+        The least change that counts as an improvement, >= 0.
     mode : {"min", "max"}, optional
         What is better; None is ``"max"`` for an accuracy, else ``"min"``.
     restore_best : bool
@@ -155,8 +170,15 @@ class EarlyStopping(Callback):
 
     Attributes
     ----------
-    best, best_epoch
-        The best value, and the epoch that had it as the history counts.
+    best : float or None
+        The best value.
+    best_epoch : int or None
+        The epoch that had it, as the history counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     def __init__(
@@ -196,7 +218,21 @@ class EarlyStopping(Callback):
 
 
 class StopAt(Callback):
-    """Stop after the epoch in which a number of the history reaches `value`; `monitor` and `mode` as for `EarlyStopping`."""
+    """Stop after the epoch in which a number of the history reaches `value`.
+
+    Parameters
+    ----------
+    monitor : str
+        As for `EarlyStopping`.
+    value : float
+    mode : {"min", "max"}, optional
+        As for `EarlyStopping`: with ``"min"`` it is reached from above.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
 
     def __init__(self, monitor: str, value: float, *, mode: str | None = None) -> None:
         self.monitor = _check.string(monitor, "monitor")
@@ -216,6 +252,16 @@ class MaxTime(Callback):
     """Stop after so many seconds, at the first step behind them that `fit` looks up from: in about 0.05 s or one step.
 
     The epoch stays unfinished, as after Ctrl-C: its rows are not made up for by the next `fit`.
+
+    Parameters
+    ----------
+    seconds : float
+        > 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -233,7 +279,18 @@ class MaxTime(Callback):
 
 
 class MaxSteps(Callback):
-    """Stop after so many steps of this `fit`. An epoch may stay unfinished, see `MaxTime`."""
+    """Stop after so many steps of this `fit`. An epoch may stay unfinished, see `MaxTime`.
+
+    Parameters
+    ----------
+    steps : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
 
     def __init__(self, steps: int) -> None:
         self.every = _check.integer(steps, "steps", least=1)
@@ -253,6 +310,11 @@ class Checkpoint(Callback):
         Epochs between two files. With neither this nor `every_seconds` it is 1.
     every_seconds : float, optional
         Save after the first epoch that ends so long after the last file, or after the beginning.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     def __init__(
@@ -322,6 +384,13 @@ class TensorBoard(Callback):
     ----------
     folder : str or path
         Of the event files; made if it is not there.
+
+    Raises
+    ------
+    TypeError
+        If `folder` is no path.
+    ImportError
+        Without tensorboardX.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:

@@ -26,7 +26,7 @@ SHARED_WORK = 32_000_000
 def dense_forward(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """``out = x @ weight + bias``.
+    """``out = x @ weight + bias``: Goodfellow et al. (2016), section 6.5.6, with a bias for each column.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def dense_backward(
 
         dx = dout @ weight.T        dweight = x.T @ dout        dbias = sum of the rows of dout
 
-    The sum of `dbias` is float64 for either dtype.
+    Goodfellow et al. (2016), section 6.5.6. The sum of `dbias` is float64 for either dtype.
 
     Parameters
     ----------

@@ -148,7 +148,12 @@ class Diagnosis:
             yield COLUMNS_OF_BATCHNORM, rows
 
     def summary(self) -> str:
-        """What was looked at, in a line."""
+        """What was looked at, in a line.
+
+        Returns
+        -------
+        str
+        """
         evaluated = ", ".join(f"{key} {value:.4g}" for key, value in self.evaluation.items())
         dropout = " (dropout left out)" if self.dropout else ""
         return f"{self.rows} rows: loss {self.loss:.4g} in training mode{dropout}; in evaluation {evaluated}"

@@ -1,4 +1,4 @@
-"""What a network starts from: `fastnn.initialisers`, and what looks at a whole network before it is trained.
+"""What a network starts from: initialisers of one weight, and what looks at a whole network before it is trained.
 
 `lsuv` scales the weights by a batch of data, `output_bias` makes the first predictions the class frequencies, and `equal_units`
 finds hidden units that nothing tells apart.
@@ -199,6 +199,11 @@ def equal_units(net: Sequential) -> dict[int, list[list[int]]]:
     dict of int to list of list of int
         For the index of each `Dense` but the last one, whose units the targets tell apart: its groups of two or more equal
         units. None are equal where ``not any(equal_units(net).values())``.
+
+    Raises
+    ------
+    TypeError
+        If `net` is no `Sequential`.
     """
     _check.instance(net, "net", Sequential, "a fastnn.Sequential")
     return {i: symmetry.groups(net.layers, i) for i in symmetry.hidden(net.layers)}

@@ -94,8 +94,8 @@ def he_uniform(
 ) -> Array:
     """U(-a, a) with ``a = gain * sqrt(6 / fan_in)``, whose variance is that of `he_normal`.
 
-    The sqrt(2) of relu is already in it: leave `gain` at 1 there. Arguments, result and errors are those of
-    `xavier_uniform`.
+    He et al. (2015), equation 10. The sqrt(2) of relu is already in it: leave `gain` at 1 there. Arguments, result and
+    errors are those of `xavier_uniform`.
     """
     fan_in, fan_out = _check.weight_shape(shape)
     return _uniform(fan_in, fan_out, gain, "gain", math.sqrt(6 / fan_in), rng, dtype)
@@ -119,7 +119,7 @@ def lecun_uniform(
 ) -> Array:
     """U(-a, a) with ``a = gain * sqrt(3 / fan_in)``, whose variance is that of `lecun_normal`.
 
-    Arguments, result and errors are those of `xavier_uniform`.
+    LeCun et al. (1998), equation 16. Arguments, result and errors are those of `xavier_uniform`.
     """
     fan_in, fan_out = _check.weight_shape(shape)
     return _uniform(fan_in, fan_out, gain, "gain", math.sqrt(3 / fan_in), rng, dtype)
@@ -256,21 +256,79 @@ def sparse(
 # -------------------------------------------------------------------------------------------- by an explicit number
 
 def normal(shape: tuple[int, int], *, std: float, rng: Rng = None, dtype: DTypeLike = np.float32) -> Array:
-    """N(0, std^2), whatever the fans; `std` >= 0. The rest is as for `xavier_normal`, with `std` for `gain`."""
+    """N(0, std^2), whatever the fans.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        ``(fan_in, fan_out)``, both >= 1.
+    std : float
+        Standard deviation of the weights, >= 0.
+    rng, dtype
+        As for `xavier_uniform`.
+
+    Returns
+    -------
+    ndarray of `dtype`, (fan_in, fan_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `xavier_uniform`, with `std` for `gain`.
+    """
     fan_in, fan_out = _check.weight_shape(shape)
     return _normal(fan_in, fan_out, std, "std", 1.0, rng, dtype)
 
 
 def uniform(shape: tuple[int, int], *, bound: float, rng: Rng = None, dtype: DTypeLike = np.float32) -> Array:
-    """U(-bound, bound), whatever the fans; `bound` >= 0. The rest is as for `xavier_uniform`, `bound` for `gain`."""
+    """U(-bound, bound), whatever the fans.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        ``(fan_in, fan_out)``, both >= 1.
+    bound : float
+        The largest weight there may be, >= 0.
+    rng, dtype
+        As for `xavier_uniform`.
+
+    Returns
+    -------
+    ndarray of `dtype`, (fan_in, fan_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `xavier_uniform`, with `bound` for `gain`.
+    """
     fan_in, fan_out = _check.weight_shape(shape)
     return _uniform(fan_in, fan_out, bound, "bound", 1.0, rng, dtype)
 
 
 def constant(shape: tuple[int, int], *, value: float, rng: Rng = None, dtype: DTypeLike = np.float32) -> Array:
-    """Every weight is `value`, a number that is finite in the dtype.
+    """Every weight is `value`.
 
-    All units of the layer then stay equal however long it is trained: for demonstrations. `rng` is checked, not used.
+    All units of the layer then stay equal however long it is trained: for demonstrations.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        ``(fan_in, fan_out)``, both >= 1.
+    value : float
+        Finite in the dtype.
+    rng
+        Checked, but not used.
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    ndarray of `dtype`, (fan_in, fan_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
     fan_in, fan_out = _check.weight_shape(shape)
     value = _check.number(value, "value")
@@ -281,7 +339,10 @@ def constant(shape: tuple[int, int], *, value: float, rng: Rng = None, dtype: DT
 
 
 def zeros(shape: tuple[int, int], *, rng: Rng = None, dtype: DTypeLike = np.float32) -> Array:
-    """Every weight is 0: for a last layer, say, or to show that hidden units need something else. `rng` is not used."""
+    """Every weight is 0: for a last layer, say, or to show that hidden units need something else.
+
+    But for `value`, arguments, result and errors are those of `constant`.
+    """
     return constant(shape, value=0.0, rng=rng, dtype=dtype)
 
 
@@ -300,7 +361,7 @@ _GAINS = {
 
 
 def gain(activation: str) -> float:
-    """The factor on the weights that goes with an activation, for the `gain` of `lecun_*`, `xavier_*` and `orthogonal`.
+    """The factor on the weights that goes with an activation, for the ``gain`` of ``lecun_*``, ``xavier_*`` and `orthogonal`.
 
     ===========  ==========================  ==========================================================================
     activation   gain                        source
@@ -319,12 +380,16 @@ def gain(activation: str) -> float:
     arrive at sqrt(2): the next pre-activation, a sum over weights of mean 0 and variance ``gain^2 / fan_in``, has
     variance ``gain^2 E[f(z)^2]``, which is 1 again. For elu that is ``1/sqrt(1 + e^2 Phi(-2) - 2 sqrt(e) Phi(-1))``,
     Phi being the normal distribution function; for softsign and softplus the integral was evaluated to 30 digits.
-    PyTorch has no figure for these three. Do not combine gains with `he_*`, which have relu's already.
+    PyTorch has no figure for these three. Do not combine gains with ``he_*``, which have relu's already.
 
     Parameters
     ----------
     activation : str
         A kind of `fastnn.activation_forward`.
+
+    Returns
+    -------
+    float
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Exchange with PyTorch and ONNX.
 
 PyTorch and onnx are optional, ``pip install 'fastnn[torch]'`` and ``'fastnn[onnx]'``, and imported by the functions that need
-them. docs/pytorch.md has what is called how, and what to look out for.
+them. The page *Coming from PyTorch* has what is called how, and what to look out for.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ def to_torch(net: Sequential) -> torch.nn.Sequential:
 
     Layer i becomes module i. PyTorch's generator is not touched.
 
+    Parameters
+    ----------
+    net : Sequential
+
     Returns
     -------
     torch.nn.Sequential
@@ -51,6 +55,8 @@ def to_torch(net: Sequential) -> torch.nn.Sequential:
 
     Raises
     ------
+    TypeError
+        If `net` is no `Sequential`.
     ValueError
         Naming the layer that PyTorch has no module for: a `BatchNorm` with ``virtual_batch_size`` or ``running_var_ddof=0``.
     ImportError
@@ -92,6 +98,11 @@ def from_torch(
         None takes that of the module's parameters.
     seed : int, optional
         Of the shuffling and the dropout.
+
+    Returns
+    -------
+    Sequential
+        With memory of its own.
 
     Raises
     ------

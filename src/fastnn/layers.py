@@ -100,6 +100,7 @@ class Dense(Layer):
     Parameters
     ----------
     in_features, out_features : int
+        At least 1.
     bias : bool
         False in front of a `BatchNorm`, whose mean would swallow it.
     init : str, callable or ndarray
@@ -109,9 +110,14 @@ class Dense(Layer):
 
     Attributes
     ----------
-    weight : ndarray (in_features, out_features)
-    bias : ndarray (out_features,), or None
+    weight : ndarray (in_features, out_features), dtype of the network
+    bias : ndarray (out_features,), dtype of the network, or None
         Assigning writes into the network's memory.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, init: Init = "xavier_uniform") -> None:
@@ -128,8 +134,8 @@ class Dense(Layer):
             raise _check.wrong_kind(init, "init", "a name in fastnn.init, a callable or an array")
         self.init = init
 
-    weight = _array_property("parameters", "weight", "(in_features, out_features)")
-    bias = _array_property("parameters", "bias", "(out_features,), or None")
+    weight = _array_property("parameters", "weight", "The weights (in_features, out_features), the network's own memory.")
+    bias = _array_property("parameters", "bias", "The biases (out_features,), the network's own memory; None without.")
 
     def config(self) -> dict[str, Any]:
         # a callable or an array, which is not among JSON's values, has done its work
@@ -161,9 +167,12 @@ class Dense(Layer):
 class BatchNorm(Layer):
     """Batch normalisation over the rows: by the batch's statistics in training, by the running ones in evaluation.
 
+    Ioffe & Szegedy (2015); the formulas are those of `batchnorm_forward` and `batchnorm_inference`.
+
     Parameters
     ----------
     num_features : int
+        At least 1.
     eps : float
         > 0, inside the root.
     momentum : float
@@ -182,10 +191,15 @@ class BatchNorm(Layer):
 
     Attributes
     ----------
-    gamma, beta : ndarray (num_features,)
+    gamma, beta : ndarray (num_features,), dtype of the network
         Scale and shift; start at 1 and 0.
-    running_mean, running_var : ndarray (num_features,)
+    running_mean, running_var : ndarray (num_features,), dtype of the network
         Start at 0 and 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
 
     Notes
     -----
@@ -210,7 +224,12 @@ class BatchNorm(Layer):
     ) -> BatchNorm:
         """The layer that does as ``keras.layers.BatchNormalization`` of Keras 3 does with these arguments.
 
-        Here `momentum` weighs the **old** value, as it does there, and the running variance is the biased one.
+        Here `momentum` weighs the **old** value, as it does there, and the running variance is the biased one. Otherwise
+        arguments and errors are those of `BatchNorm`.
+
+        Returns
+        -------
+        BatchNorm
         """
         momentum = _check.fraction(momentum, "momentum")
         return cls(num_features, eps=eps, momentum=1 - momentum, virtual_batch_size=virtual_batch_size, running_var_ddof=0)
@@ -219,7 +238,14 @@ class BatchNorm(Layer):
     def flax(
         cls, num_features: int, *, eps: float = 1e-5, momentum: float = 0.99, virtual_batch_size: int | None = None,
     ) -> BatchNorm:
-        """The layer that does as ``flax.linen.BatchNorm`` does with these arguments; otherwise like `keras`."""
+        """The layer that does as ``flax.linen.BatchNorm`` does with these arguments.
+
+        As for `keras`, `momentum` weighs the **old** value. Otherwise arguments and errors are those of `BatchNorm`.
+
+        Returns
+        -------
+        BatchNorm
+        """
         return cls.keras(num_features, eps=eps, momentum=momentum, virtual_batch_size=virtual_batch_size)
 
     @staticmethod
@@ -234,11 +260,17 @@ class BatchNorm(Layer):
             At least 2. With ghost batches the rows of one of these. It is exact where all batches were equally long, and where
             the first value, a 1 that was no batch's, has been forgotten.
         from_ddof, to_ddof : {0, 1}
+            As ``running_var_ddof``.
 
         Returns
         -------
         ndarray (D,), dtype of `running_var`
             ``running_var`` times m / (m - 1) from 0 to 1, times (m - 1) / m from 1 to 0; in float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument.
         """
         running_var = _check.array(running_var, "running_var")
         _check.non_negative_entries(running_var, "running_var")
@@ -253,10 +285,10 @@ class BatchNorm(Layer):
         starts = [*range(0, n - size + 1, size)] or [0]
         return [*zip(starts, [*starts[1:], n], strict=True)]
 
-    gamma = _array_property("parameters", "gamma", "(num_features,)")
-    beta = _array_property("parameters", "beta", "(num_features,)")
-    running_mean = _array_property("statistics", "running_mean", "(num_features,)")
-    running_var = _array_property("statistics", "running_var", "(num_features,)")
+    gamma = _array_property("parameters", "gamma", "The scale (num_features,), the network's own memory.")
+    beta = _array_property("parameters", "beta", "The shift (num_features,), the network's own memory.")
+    running_mean = _array_property("statistics", "running_mean", "The mean in evaluation (num_features,), the network's own.")
+    running_var = _array_property("statistics", "running_var", "The variance in evaluation (num_features,), the network's own.")
 
     def __repr__(self) -> str:
         groups = "" if self.virtual_batch_size is None else f", virtual_batch_size={self.virtual_batch_size}"
@@ -284,7 +316,18 @@ class BatchNorm(Layer):
 
 
 class Activation(Layer):
-    """An element-wise activation; `kind` as for `fastnn.activation_forward`."""
+    """An element-wise activation, `activation_forward`.
+
+    Parameters
+    ----------
+    kind : str
+        As for `activation_forward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -307,43 +350,43 @@ class _Named(Activation):
 
 
 class ReLU(_Named):
-    """``max(x, 0)``."""
+    """``max(x, 0)``; see `activation_forward`."""
 
     KIND = "relu"
 
 
 class LeakyReLU(_Named):
-    """``x if x > 0 else 0.01 x``."""
+    """``x if x > 0 else 0.01 x``; see `activation_forward`."""
 
     KIND = "leaky_relu"
 
 
 class Tanh(_Named):
-    """``tanh(x)``."""
+    """``tanh(x)``; see `activation_forward`."""
 
     KIND = "tanh"
 
 
 class Sigmoid(_Named):
-    """``1 / (1 + exp(-x))``."""
+    """``1 / (1 + exp(-x))``; see `activation_forward`."""
 
     KIND = "sigmoid"
 
 
 class Softsign(_Named):
-    """``x / (1 + abs(x))``."""
+    """``x / (1 + abs(x))``; see `activation_forward`."""
 
     KIND = "softsign"
 
 
 class Softplus(_Named):
-    """``log(1 + exp(x))``."""
+    """``log(1 + exp(x))``; see `activation_forward`."""
 
     KIND = "softplus"
 
 
 class ELU(_Named):
-    """``x if x > 0 else exp(x) - 1``."""
+    """``x if x > 0 else exp(x) - 1``; see `activation_forward`."""
 
     KIND = "elu"
 
@@ -358,6 +401,11 @@ class Dropout(Layer):
     ----------
     p : float
         In [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     def __init__(self, p: float) -> None:

@@ -54,8 +54,8 @@ def sigmoid_cross_entropy(
 ) -> tuple[float, np.ndarray]:
     """The mean over all N*K entries of ``-t log s - (1 - t) log(1 - s)``, s = sigmoid(logit), and its gradient.
 
-    The loss is ``max(z, 0) - z t + log(1 + exp(-abs(z)))``, the gradient ``(s - t) / (N K)`` without cancellation; both in
-    float64.
+    Goodfellow et al. (2016), (6.24)-(6.26). The loss is ``max(z, 0) - z t + log(1 + exp(-abs(z)))``, the gradient
+    ``(s - t) / (N K)`` without cancellation; both in float64.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ def mean_squared_error(
     pred: np.ndarray, target: np.ndarray, *, dpred: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
     """The mean over all N*K entries of ``(pred - target)^2``, and its gradient ``2 (pred - target) / (N K)``.
+
+    Goodfellow et al. (2016), (5.4), also averaged over the outputs; computed in float64.
 
     Parameters
     ----------

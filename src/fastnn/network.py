@@ -78,6 +78,7 @@ class Sequential:
     loss : {"softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error"}
         The first takes integer labels (N,), the others targets (N, K).
     dtype : {"float32", "float64"}
+        Of all parameters and of what is computed.
     seed : int, optional
         Of the initial parameters, the shuffling and the dropout. None draws one.
 
@@ -87,8 +88,14 @@ class Sequential:
         ``net.layers[0].weight`` and its like read and write the network's memory.
     dtype : numpy.dtype
     n_parameters : int
+        The number of trainable numbers.
     inference_only : bool
         Whether it is what `fold_batchnorm` made and cannot be trained.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, or the layer that does not fit the one before it or belongs to another network.
 
     Warns
     -----
@@ -97,8 +104,8 @@ class Sequential:
 
     Notes
     -----
-    A network can be copied, by `copy.copy` or `copy.deepcopy`, and pickled. The copy has memory of its own and trains on as the
-    original would; its velocity or moments go on with the optimiser that was copied along.
+    A network can be copied, by ``copy.copy`` or ``copy.deepcopy``, and pickled. The copy has memory of its own and trains on as
+    the original would; its velocity or moments go on with the optimiser that was copied along.
 
     Examples
     --------
@@ -186,7 +193,7 @@ class Sequential:
         return sum(a.size for layer in self.layers for a in layer.parameters.values())
 
     def memory(self, batch_size: int, *, optimizer: Optimizer | None = None) -> int:
-        """The bytes that training on batches of this size takes, parameters and all; `fastnn.plan` has the formula.
+        """The bytes that training on batches of this size takes, parameters and all; ``fastnn.plan`` has the formula.
 
         Parameters
         ----------
@@ -195,10 +202,21 @@ class Sequential:
         optimizer : SGD, Adam or AdamW, optional
             Momentum needs a velocity, Adam two moments, ``clip_norm`` the whole gradient and ``average`` an average. None
             counts a velocity only.
+
+        Returns
+        -------
+        int
+            Bytes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument.
         """
         n = _check.integer(batch_size, "batch_size", least=1)
         if optimizer is None:
             return self._plan.memory(n, 1, False, False)
+        _check.instance(optimizer, "optimizer", Optimizer, "a fastnn.SGD, Adam or AdamW")
         return self._plan.memory(n, optimizer.moments, optimizer.clip_norm is not None, optimizer.average is not None)
 
     # ------------------------------------------------------------------------------------------------- computing
@@ -211,6 +229,17 @@ class Sequential:
         x : ndarray (N, I) of float32, float64, an integer dtype or bool; converted to the network's dtype
         training : bool
             True normalises by the batch's own statistics, which also move the running ones, and applies dropout.
+
+        Returns
+        -------
+        ndarray (N, K) of the network's dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument.
+        RuntimeError
+            With `training`, if the network is busy in another thread, or for inference only.
         """
         if training is not False:
             x = _check.rows(x, "x", self.n_in)
@@ -224,7 +253,7 @@ class Sequential:
     ) -> tuple[float, dict[str, Array]]:
         """The loss of one batch in training mode and its gradient by each parameter.
 
-        Nothing changes: running statistics and generator stay as they are.
+        Nothing changes: running statistics and generator stay as they are. Numbers that are not finite are returned, too.
 
         Parameters
         ----------
@@ -238,6 +267,13 @@ class Sequential:
         loss : float
         gradients : dict of str to ndarray
             By the names of `state_dict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument.
+        RuntimeError
+            If the network is busy in another thread, or for inference only.
         """
         x, y = self._data(x, y, "x", "y")
         starts = _one_batch(x)
@@ -247,10 +283,27 @@ class Sequential:
 
     @alone
     def train_step(self, x: Array, y: Array, optimizer: Optimizer, *, sample_weight: Array | None = None) -> float:
-        """One step of the optimiser on one batch; returns the loss before it. `sample_weight` is as for `fit`.
+        """One step of the optimiser on one batch.
+
+        Parameters
+        ----------
+        x : ndarray (N, I)
+        y : ndarray (N,) of integer labels for softmax_cross_entropy, else (N, K)
+        optimizer : SGD, Adam or AdamW
+        sample_weight : ndarray (N,), optional
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            The loss before the step.
 
         Raises
         ------
+        TypeError, ValueError
+            Naming the argument, before anything has changed.
+        RuntimeError
+            If the network is busy in another thread, or for inference only.
         DivergedError
             If the loss or the gradient is not finite; the step is not taken.
         """
@@ -312,7 +365,7 @@ class Sequential:
         DivergedError
             If a loss or gradient is not finite. The network keeps its state after the last finite step.
         RuntimeError
-            If the network is busy training in another thread.
+            If the network is busy training in another thread, or for inference only.
         """
         x, y = self._data(x, y, "x", "y")
         epochs = _check.integer(epochs, "epochs", least=0)
@@ -368,6 +421,11 @@ class Sequential:
         Its running statistics are those of this network, which belong to other parameters: with batch norm call
         `refresh_statistics` on it.
 
+        Returns
+        -------
+        Sequential
+            A copy, with memory of its own.
+
         Raises
         ------
         ValueError
@@ -384,25 +442,61 @@ class Sequential:
     def predict(self, x: Array) -> Array:
         """Class labels for a cross-entropy loss, the outputs otherwise.
 
+        Parameters
+        ----------
+        x : ndarray (N, I)
+            As for `forward`.
+
         Returns
         -------
         ndarray
             (N,) labels for softmax_cross_entropy, (N, K) of 0 and 1 for sigmoid_cross_entropy, (N, K) outputs for
             mean_squared_error.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming `x`.
         """
         return self._plan.inference().labels(x)
 
     def predict_proba(self, x: Array) -> Array:
-        """The probabilities (N, K): rows that sum to 1 for softmax_cross_entropy, one by one for sigmoid_cross_entropy."""
+        """The probabilities: rows that sum to 1 for softmax_cross_entropy, one by one for sigmoid_cross_entropy.
+
+        Parameters
+        ----------
+        x : ndarray (N, I)
+            As for `forward`.
+
+        Returns
+        -------
+        ndarray (N, K) of the network's dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming `x`; `loss`, where mean_squared_error has no probabilities.
+        """
         return self._plan.inference().probabilities(x)
 
     def evaluate(self, x: Array, y: Array) -> dict[str, float]:
         """The mean loss in evaluation mode and, for a cross-entropy, the accuracy (for sigmoid over all N*K entries).
 
+        Parameters
+        ----------
+        x : ndarray (N, I)
+            As for `forward`.
+        y : ndarray (N,) of integer labels for softmax_cross_entropy, else (N, K)
+
         Returns
         -------
-        dict
-            ``{"loss": ..., "accuracy": ...}``
+        dict of str to float
+            ``{"loss": ..., "accuracy": ...}``; mean_squared_error has no accuracy.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument.
         """
         return self._evaluate(*self._data(x, y, "x", "y"))
 
@@ -412,6 +506,10 @@ class Sequential:
         """Copies of all parameters and running statistics, by ``"<layer index>.<name>"``.
 
         While another thread trains the network they may belong to several steps.
+
+        Returns
+        -------
+        dict of str to ndarray
         """
         return {name: a.copy() for name, a in self._state()}
 
@@ -419,10 +517,16 @@ class Sequential:
     def load_state_dict(self, d: Mapping[str, Array]) -> None:
         """Take parameters and running statistics from what `state_dict` gave; names and shapes must be just these.
 
+        Parameters
+        ----------
+        d : dict of str to ndarray
+
         Raises
         ------
         TypeError, ValueError
             Naming the entry, before anything is written.
+        RuntimeError
+            If the network is busy.
         """
         state = self._plan.state.copy()
         views = {f"{i}.{name}": a for (i, name), a in self._plan.state_views(state).items()}
@@ -525,7 +629,12 @@ class Sequential:
         saving.replace(target, saving.packed(self._whole_state()))
 
     def predictor(self, *, fold: bool = False) -> Predictor:
-        """A frozen copy of the network that only answers: see `fastnn.Predictor`."""
+        """A frozen copy of the network that only answers. Arguments and errors are those of `Predictor`.
+
+        Returns
+        -------
+        Predictor
+        """
         from fastnn.predictor import Predictor
         return Predictor(self, fold=fold)
 
@@ -769,8 +878,14 @@ def load(path: Path) -> Sequential:
     ----------
     path : str, bytes or os.PathLike
 
+    Returns
+    -------
+    Sequential
+
     Raises
     ------
+    TypeError, ValueError
+        If `path` is no path.
     CheckpointError
         If the file is damaged, no network's, or of a newer version.
     OSError

@@ -75,7 +75,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent; the update is `fastnn.sgd_update`.
+    """Stochastic gradient descent; the update is `fastnn.sgd_update`, in the form of PyTorch.
 
     Parameters
     ----------
@@ -99,6 +99,11 @@ class SGD(Optimizer):
         float64 and takes as long as reading the parameters once more.
     average_from : int
         Steps before the average begins.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
 
     Notes
     -----
@@ -147,6 +152,11 @@ class Adam(Optimizer):
     clip_norm, decay, average, average_from
         As for `SGD`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+
     Notes
     -----
     Both moments, and the number of steps that they have seen, belong to the network. They go on and start anew as the velocity
@@ -193,6 +203,11 @@ class AdamW(Adam):
         >= 0.
     lr, beta1, beta2, eps, eps_hat, clip_norm, decay, average, average_from
         As for `Adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     DECOUPLED = True

@@ -1,7 +1,7 @@
 """Pictures of a training and of the signals in a network, with Matplotlib (``pip install 'fastnn[plots]'``).
 
-Each function draws into `ax`, or into the axes of a new `matplotlib.figure.Figure`, and returns the axes; save the picture with
-``ax.figure.savefig(path)``. pyplot and its settings are never touched. Layers are counted from 0, as in ``net.layers``.
+Each function draws into `ax`, or into the axes of a new ``matplotlib.figure.Figure``, and returns the axes; save the picture
+with ``ax.figure.savefig(path)``. pyplot and its settings are never touched. Layers are counted from 0, as in ``net.layers``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from fastnn import _check
 from fastnn.network import Sequential
 from fastnn.trace import SERIES, Trace, deviation, median_size, rms
 from fastnn.training import History
+
+__all__ = ["curves", "depth", "histograms"]
 
 Array = np.ndarray
 

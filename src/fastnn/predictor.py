@@ -75,15 +75,58 @@ class Predictor:
         return _frozen(cls, layers, arrays, net.loss, net.dtype)
 
     def predict(self, x: Array) -> Array:
-        """As `Sequential.predict`."""
+        """As `Sequential.predict`.
+
+        Parameters
+        ----------
+        x : ndarray (N, n_in) of float32, float64, an integer dtype or bool
+
+        Returns
+        -------
+        ndarray
+            Labels (N,) or (N, n_out), or outputs (N, n_out).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming `x`.
+        """
         return self._inference.labels(x)
 
     def predict_proba(self, x: Array) -> Array:
-        """As `Sequential.predict_proba`."""
+        """As `Sequential.predict_proba`.
+
+        Parameters
+        ----------
+        x : ndarray (N, n_in)
+
+        Returns
+        -------
+        ndarray (N, n_out) of the network's dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming `x`; `loss`, where there are no probabilities.
+        """
         return self._inference.probabilities(x)
 
     def outputs(self, x: Array) -> Array:
-        """The outputs (N, K), as `Sequential.forward` gives them."""
+        """The outputs, as `Sequential.forward` gives them.
+
+        Parameters
+        ----------
+        x : ndarray (N, n_in)
+
+        Returns
+        -------
+        ndarray (N, n_out) of the network's dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming `x`.
+        """
         return self._inference.outputs(x)
 
     def __repr__(self) -> str:

@@ -12,16 +12,24 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "activation_backward", "activation_forward", "adam_update", "batchnorm_backward", "batchnorm_forward",
+    "batchnorm_inference", "dense_backward", "dense_forward", "mean_squared_error", "sgd_update", "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+]
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 # ---- dense: x (N, I), weight (I, O), bias (O,)
 
 def dense_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x (N, I), weight (I, O), bias (O,) -> out (N, O)."""
     return x @ weight if bias is None else x @ weight + bias
 
 
 def dense_backward(dout: Array, x: Array, weight: Array, *, need_dx: bool = True) -> tuple[Array | None, Array, Array]:
+    """dout (N, O), x (N, I), weight (I, O) -> dx (N, I), dweight (I, O), dbias (O,). Goodfellow et al., section 6.5.6."""
     dx = dout @ weight.T if need_dx else None
     return dx, x.T @ dout, dout.sum(axis=0)
 
@@ -32,6 +40,7 @@ def batchnorm_forward(
     x: Array, gamma: Array, beta: Array, running_mean: Array | None = None, running_var: Array | None = None, *,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[Array, Array, Array]:
+    """x (N, D), the others (D,) -> out (N, D), mean (D,), rstd (D,). The running statistics are updated in place."""
     mean, low = _mean(x)
     var = np.mean(np.square(x - mean - low, dtype=np.float64), axis=0)
     rstd = 1 / np.sqrt(var + eps)
@@ -44,6 +53,7 @@ def batchnorm_forward(
 
 
 def batchnorm_backward(dout: Array, x: Array, gamma: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
+    """dout and x (N, D), the others (D,) -> dx (N, D), dgamma (D,), dbeta (D,)."""
     dout64 = dout.astype(np.float64)
     low = np.mean(x - mean, axis=0)
     xhat = (x - mean - low) * rstd
@@ -56,6 +66,7 @@ def batchnorm_backward(dout: Array, x: Array, gamma: Array, mean: Array, rstd: A
 def batchnorm_inference(
     x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, eps: float = 1e-5,
 ) -> Array:
+    """x (N, D), the others (D,) -> out (N, D)."""
     rstd = 1 / np.sqrt(running_var.astype(np.float64) + eps)
     return ((x - running_mean.astype(np.float64)) * rstd * gamma + beta).astype(x.dtype)
 
@@ -73,6 +84,7 @@ def _mean(x: Array) -> tuple[Array, Array]:
 # ---- activations, any shape; the backward needs only the output y
 
 def activation_forward(x: Array, kind: str) -> Array:
+    """x of any shape -> y of that shape."""
     zero = x.dtype.type(0)
     if kind == "identity":
         return x.copy()
@@ -95,6 +107,7 @@ def activation_forward(x: Array, kind: str) -> Array:
 
 
 def activation_backward(dy: Array, y: Array, kind: str) -> Array:
+    """dy and y of any shape -> dx of that shape."""
     if kind == "identity":
         return dy.copy()
     if kind == "relu":
@@ -117,6 +130,7 @@ def activation_backward(dy: Array, y: Array, kind: str) -> Array:
 # ---- losses: logits, pred, targets (N, K), labels (N,) integers; in float64, rounded once
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
+    """logits (N, K), labels (N,) integers -> the mean loss, dlogits (N, K). Goodfellow et al. (6.29)-(6.31)."""
     n = logits.shape[0]
     rows = np.arange(n)
     z = logits.astype(np.float64)
@@ -131,6 +145,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
 
 
 def sigmoid_cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
+    """logits and targets (N, K) -> the mean loss, dlogits (N, K). Goodfellow et al. (6.24)-(6.26)."""
     z, t = logits.astype(np.float64), targets.astype(np.float64)
     e = np.exp(-np.abs(z))
     loss = np.mean(np.maximum(z, 0) - z * t + np.log1p(e))
@@ -140,6 +155,7 @@ def sigmoid_cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
 
 
 def mean_squared_error(pred: Array, target: Array) -> tuple[float, Array]:
+    """pred and target (N, K) -> the mean loss, dpred (N, K)."""
     difference = pred.astype(np.float64) - target
     return float(np.mean(np.square(difference))), (2 * difference / pred.size).astype(pred.dtype)
 
@@ -150,6 +166,7 @@ def sgd_update(
     param: Array, grad: Array, velocity: Array | None = None, *,
     lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
 ) -> None:
+    """Arrays of one shape; `param` and `velocity` are updated in place."""
     g = grad + weight_decay * param if weight_decay else grad
     if velocity is not None:
         velocity[...] = momentum * velocity + g
@@ -165,6 +182,7 @@ def adam_update(
     lr: float, step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, eps_hat: bool = False,
     weight_decay: float = 0.0, decoupled: bool = False,
 ) -> None:
+    """Arrays of one shape; `param`, `m` and `v` are updated in place."""
     beta1, beta2 = (float(param.dtype.type(beta)) for beta in (beta1, beta2))   # beta and 1 - beta add up to 1 in every dtype
     g = grad + weight_decay * param if weight_decay and not decoupled else grad
     m[...] = beta1 * m + (1 - beta1) * g

@@ -15,13 +15,25 @@ import numpy as np
 
 from fastnn import _check
 
+__all__ = [
+    "Constant", "Cosine", "ExponentialDecay", "LinearDecay", "OneCycle", "ReduceOnPlateau", "Schedule", "StepDecay", "WarmUp",
+]
+
 Array = np.ndarray
 
 PER = ("step", "epoch")
 
 
 class Schedule:
-    """What the schedules have in common. Not for use by itself; called with times (N,), one gives rates (N,), both float64."""
+    """What the schedules have in common. Not for use by itself.
+
+    Called with times, an ndarray (N,) of float64, a schedule gives the rates at these, an ndarray (N,) of float64.
+
+    Attributes
+    ----------
+    per : {"step", "epoch"}
+        The unit of time.
+    """
 
     OPTIONS: tuple[str, ...] = ()   # the arguments, each an attribute
     per: str
@@ -30,7 +42,22 @@ class Schedule:
         raise NotImplementedError
 
     def at(self, t: float) -> float:
-        """The rate at one time."""
+        """The rate at one time.
+
+        Parameters
+        ----------
+        t : float
+            Steps or epochs since the start.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `t` is no number.
+        """
         return float(self(np.array([t], np.float64))[0])
 
     def config(self) -> dict[str, Any]:
@@ -60,7 +87,20 @@ def _length(value: Any, name: str) -> int:
 
 
 class Constant(Schedule):
-    """The same rate at all times."""
+    """The same rate at all times.
+
+    Parameters
+    ----------
+    lr : float
+        >= 0.
+    per : {"step", "epoch"}
+        The unit of time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
 
     OPTIONS = ("lr", "per")
 
@@ -77,11 +117,18 @@ class LinearDecay(Schedule):
     Parameters
     ----------
     lr : float
+        >= 0.
     tau : int
         Steps or epochs until `final` is reached.
     final : float, optional
-        None is 1 % of `lr`, as the book recommends.
+        >= 0. None is 1 % of `lr`, as the book recommends.
     per : {"step", "epoch"}
+        The unit of time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     OPTIONS = ("lr", "tau", "final", "per")
@@ -96,16 +143,23 @@ class LinearDecay(Schedule):
 
 
 class StepDecay(Schedule):
-    """``lr factor^floor(t / every)``.
+    """``lr factor^floor(t / every)``, like PyTorch's ``StepLR``.
 
     Parameters
     ----------
     lr : float
+        >= 0.
     every : int
         Steps or epochs between two changes.
     factor : float
         > 0. Above 1 it grows, as for a batch size.
     per : {"step", "epoch"}
+        The unit of time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     OPTIONS = ("lr", "every", "factor", "per")
@@ -119,7 +173,7 @@ class StepDecay(Schedule):
 
 
 class ExponentialDecay(Schedule):
-    """``lr factor^(t / every)``; arguments as for `StepDecay`."""
+    """``lr factor^(t / every)``, like PyTorch's ``ExponentialLR``. Arguments and errors are those of `StepDecay`."""
 
     OPTIONS = ("lr", "factor", "every", "per")
 
@@ -137,10 +191,18 @@ class Cosine(Schedule):
     Parameters
     ----------
     lr : float
+        >= 0.
     length : int
         Steps or epochs until `final` is reached.
     final : float
+        >= 0.
     per : {"step", "epoch"}
+        The unit of time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     OPTIONS = ("lr", "length", "final", "per")
@@ -161,9 +223,16 @@ class WarmUp(Schedule):
     Parameters
     ----------
     schedule : Schedule or float
-        A number is `Constant`, per step.
+        A number is `Constant`, per step. No `ReduceOnPlateau`.
     length : int
+        Steps or epochs of the rise.
     start : float
+        >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     OPTIONS = ("schedule", "length", "start")
@@ -186,16 +255,22 @@ class OneCycle(Schedule):
     Parameters
     ----------
     lr : float
-        The largest rate, reached after `rise` of the time.
+        The largest rate, >= 0, reached after `rise` of the time.
     length : int
         Steps or epochs of the cycle; then the rate stays at its `final`.
     rise : float
         In (0, 1).
     start : float, optional
-        None is ``lr / 25``.
+        >= 0. None is ``lr / 25``.
     final : float, optional
-        None is ``start / 10000``.
+        >= 0. None is ``start / 10000``.
     per : {"step", "epoch"}
+        The unit of time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     OPTIONS = ("lr", "length", "rise", "start", "final", "per")
@@ -218,23 +293,29 @@ class OneCycle(Schedule):
 class ReduceOnPlateau(Schedule):
     """The rate times `factor` whenever a number of the history has not got better for more than `patience` epochs.
 
-    Its state belongs to one training: give each network a schedule of its own.
+    PyTorch's ``ReduceLROnPlateau``. Its state belongs to one training: give each network a schedule of its own.
 
     Parameters
     ----------
     lr : float
+        What it starts with, >= 0.
     factor : float
         In (0, 1).
     patience : int
         Epochs without an improvement that are put up with.
     monitor : str
-        A name in `History.epochs`; those that begin with ``"val_"`` need ``validation_data``.
+        A name in ``History.epochs``; those that begin with ``"val_"`` need ``validation_data``.
     mode : {"min", "max"}, optional
         What is better; None is ``"max"`` for an accuracy, else ``"min"``.
     min_delta : float
-        The least change that counts as an improvement.
+        The least change that counts as an improvement, >= 0.
     min_lr : float
-        The rate does not fall below it.
+        The rate does not fall below it; >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
     """
 
     OPTIONS = ("lr", "factor", "patience", "monitor", "mode", "min_delta", "min_lr")

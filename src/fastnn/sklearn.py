@@ -1,7 +1,7 @@
 """`MLPClassifier` and `MLPRegressor`: the classes of these names in scikit-learn, trained by fastnn.
 
 Change the import, and the rest of a program stays: parameters, defaults, fitted attributes and stopping rules are those of
-`sklearn.neural_network`. docs/scikit-learn.md says what is more, what is refused, and what differs.
+``sklearn.neural_network``. The page *Coming from scikit-learn* says what is more, what is refused, and what differs.
 
 A fit is one call of `Sequential.fit`; Python comes to word after each epoch only. Two things are scaled so that the steps are
 scikit-learn's. Its gradient is a mean over rows and a sum over outputs, and for the squared error half of that; where ours is
@@ -530,7 +530,7 @@ class _MLP(_CallbackSupport, BaseEstimator):
 
 
 class MLPClassifier(ClassifierMixin, _MLP):
-    """A multi-layer perceptron that classifies: `sklearn.neural_network.MLPClassifier`, trained by fastnn.
+    """A multi-layer perceptron that classifies: ``sklearn.neural_network.MLPClassifier``, trained by fastnn.
 
     Parameters
     ----------
@@ -606,7 +606,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
     t_ : int
         Rows trained on.
     n_iter_, n_layers_, n_outputs_, n_features_in_ : int
-    feature_names_in_ : ndarray (n_features_in_,)
+    feature_names_in_ : ndarray (n_features,)
         Where X had such.
     out_activation_ : {"logistic", "softmax"}
 
@@ -650,6 +650,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            As `fit`; also for a class that is not in `classes`, and ``class_weight="balanced"``, which needs all rows at once.
         """
         if self.class_weight == "balanced":
             raise _check.unknown_balance()
@@ -692,7 +697,23 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return float(np.average(hits if hits.ndim == 1 else hits.all(axis=1), weights=weights))
 
     def predict(self, X: Any) -> Array:
-        """The class of each row (N,), or with several labels for each whether it holds (N, n_outputs)."""
+        """The class of each row, or with several labels for each whether it holds.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix (N, n_features)
+
+        Returns
+        -------
+        ndarray (N,) of classes, or (N, n_outputs) of 0 and 1
+
+        Raises
+        ------
+        ValueError
+            For what scikit-learn refuses: X that is not finite or has other columns than that of the fit.
+        sklearn.exceptions.NotFittedError
+            Before the first fit.
+        """
         codes = self._ask(X, "predict")
         if self._multilabel:
             return codes
@@ -701,12 +722,28 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of each class (N, n_classes), in the order of `classes_`; of several labels one by one."""
+        """The probability of each class, in the order of `classes_`; of several labels one by one.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix (N, n_features)
+
+        Returns
+        -------
+        ndarray (N, n_classes) of the estimator's dtype
+
+        Raises
+        ------
+        ValueError
+            For what scikit-learn refuses: X that is not finite or has other columns than that of the fit.
+        sklearn.exceptions.NotFittedError
+            Before the first fit.
+        """
         p = self._ask(X, "predict_proba")
         return np.hstack([1 - p, p]) if self.out_activation_ == "logistic" and not self._multilabel else p
 
     def predict_log_proba(self, X: Any) -> Array:
-        """``log(predict_proba(X))``."""
+        """``log(predict_proba(X))``. Arguments, result and errors are those of `predict_proba`."""
         p = self.predict_proba(X)
         return np.log(p, out=p)
 
@@ -717,7 +754,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
 
 class MLPRegressor(RegressorMixin, _MLP):
-    """A multi-layer perceptron that predicts numbers: `sklearn.neural_network.MLPRegressor`, trained by fastnn.
+    """A multi-layer perceptron that predicts numbers: ``sklearn.neural_network.MLPRegressor``, trained by fastnn.
 
     Parameters
     ----------
@@ -740,7 +777,7 @@ t_, n_iter_, n_layers_, n_outputs_, n_features_in_, feature_names_in_
     >>> from fastnn.sklearn import MLPRegressor
     >>> from sklearn.datasets import make_friedman1
     >>> x, y = make_friedman1(1000, random_state=0)
-    >>> regressor = MLPRegressor(batch_norm=True, learning_rate_init=0.01, random_state=0).fit(x, y)
+    >>> regressor = MLPRegressor(batch_norm=True, learning_rate_init=0.01, max_iter=1000, random_state=0).fit(x, y)
     >>> regressor.score(x, y) > 0.9
     True
     """
@@ -763,11 +800,21 @@ t_, n_iter_, n_layers_, n_outputs_, n_features_in_, feature_names_in_
 
     @available_if(lambda mlp: mlp._check_solver())
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """Train for one epoch, from where the last call ended; arguments as for `fit`.
+        """Train for one epoch, from where the last call ended.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
@@ -785,7 +832,23 @@ t_, n_iter_, n_layers_, n_outputs_, n_features_in_, feature_names_in_
         return float(r2_score(targets, outputs, sample_weight=weights)) if np.isfinite(outputs).all() else math.nan
 
     def predict(self, X: Any) -> Array:
-        """The outputs: (N,), or (N, n_outputs) if there are several."""
+        """The outputs.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix (N, n_features)
+
+        Returns
+        -------
+        ndarray (N,), or (N, n_outputs) if there are several, of the estimator's dtype
+
+        Raises
+        ------
+        ValueError
+            For what scikit-learn refuses: X that is not finite or has other columns than that of the fit.
+        sklearn.exceptions.NotFittedError
+            Before the first fit.
+        """
         outputs = self._ask(X, "predict")
         return outputs[:, 0] if self.n_outputs_ == 1 else outputs
 

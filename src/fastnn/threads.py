@@ -35,19 +35,44 @@ def set_num_threads(n: int | None) -> None:
     n : int or None
         From 1 to 255. None is the automatic choice that fastnn starts with: as many as there are processors for this process,
         and fewer where training was measured to be faster with one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming `n`.
     """
     global _everywhere
     _everywhere = _number(n)
 
 
 def get_num_threads() -> int:
-    """The most threads that a call made here may work with."""
+    """The most threads that a call made here may work with.
+
+    Returns
+    -------
+    int
+    """
     return _chosen() or usable_cores()
 
 
 @contextmanager
 def num_threads(n: int | None) -> Iterator[None]:
-    """``with fastnn.num_threads(n):`` works with up to `n` threads inside, in this Python thread (or task) only."""
+    """``with fastnn.num_threads(n):`` works with up to `n` threads inside, in this Python thread (or task) only.
+
+    Parameters
+    ----------
+    n : int or None
+        As for `set_num_threads`.
+
+    Returns
+    -------
+    context manager
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming `n`.
+    """
     number, before = _number(n) or 0, _here.get()
     try:
         # in here, as Ctrl-C may strike when this call returns

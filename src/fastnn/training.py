@@ -22,7 +22,8 @@ class History:
     epochs : list of dict
         For each epoch ``epoch`` (counted from 1 over the life of the network), ``loss`` (the mean over its rows, each taken
         before the update by its batch), ``lr`` (of its last step), ``seconds`` and ``rows_per_second`` (of the training alone)
-        and, with validation data, ``val_loss`` and ``val_accuracy``. An epoch that a callback cut short is there, too.
+        and, with validation data, ``val_loss`` and, for a cross-entropy, ``val_accuracy``. An epoch that a callback cut
+        short is there, too.
     stopped : str or None
         Why training ended before its time, if a callback ended it.
     """
@@ -37,14 +38,35 @@ class History:
         return [epoch["loss"] for epoch in self.epochs]
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write a line for each epoch, below one with the names."""
+        """Write a line for each epoch, below one with the names.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for epoch in self.epochs for name in epoch)))
             writer.writeheader()
             writer.writerows(self.epochs)
 
     def to_frame(self) -> Any:
-        """A pandas.DataFrame with a row for each epoch; ImportError without pandas."""
+        """The epochs as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With a row for each epoch.
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
         try:
             import pandas
         except ImportError:
