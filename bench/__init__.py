@@ -1,6 +1,7 @@
 """fastnn against its rivals: ``python -m bench --help``.
 
-A suite is a module here: `kernels`, `gemm`, `predict`, `train`, `accuracy`, `imports`. The rivals are in `bench.peers`.
+A suite is a module here: `kernels`, `gemm`, `predict`, `train`, `accuracy`, `estimators`, `outofcore`, `imports`. The
+rivals are in `bench.peers`.
 Importing this package imports no NumPy, so that the number of threads can be set first.
 """
 
@@ -20,6 +21,7 @@ class Options:
     dtypes: tuple[str, ...] = ("float32", "float64")
     nets: tuple[str, ...] = ()  # rows of the train suite; empty: all
     mnist: Path | None = None
+    gigabytes: float = 1.0  # of the suite outofcore
 
 
 class BenchError(Exception):

@@ -23,6 +23,7 @@ SUITES = {
     "train": "bench.train",
     "accuracy": "bench.accuracy",
     "sklearn": "bench.estimators",
+    "outofcore": "bench.outofcore",
     "import": "bench.imports",
 }
 MEANS = "medians; a ratio is the time of the rival / the time of fastnn"
@@ -46,6 +47,7 @@ def parse(argv: Sequence[str] | None) -> tuple[list[str], argparse.Namespace, Op
     parser.add_argument("--nets", metavar="LIST", help="rows of the suite train by name (default: all)")
     parser.add_argument("--explain", metavar="NET", help="where the time of a step of this net of train goes, and stop")
     parser.add_argument("--mnist", type=Path, metavar="DIR", help="accuracy on MNIST too: a folder with its four .gz files")
+    parser.add_argument("--gigabytes", type=float, default=1.0, metavar="N", help="of rows for outofcore (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save everything, with the time of every round")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="save a picture of the ratios (needs matplotlib)")
     arguments = parser.parse_args(argv)
@@ -64,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> tuple[list[str], argparse.Namespace, Op
     dtypes = ("float32", "float64") if arguments.dtype == "both" else (arguments.dtype,)
     chosen = _peers(parser, arguments.peers)
     nets = () if arguments.nets is None else tuple(arguments.nets.split(","))
-    return suites, arguments, Options(arguments.quick, threads, chosen, dtypes, nets, arguments.mnist)
+    return suites, arguments, Options(arguments.quick, threads, chosen, dtypes, nets, arguments.mnist, arguments.gigabytes)
 
 
 def _threads(parser: argparse.ArgumentParser, text: str | None) -> tuple[int, ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bench import BenchError
+from fastnn.data import read_idx
 from fastnn.reference import Array
 
 MNIST_FILES = (
@@ -57,7 +56,10 @@ def digits() -> Dataset:
 
 
 def mnist(directory: Path) -> Dataset:
-    images, labels, test_images, test_labels = (read_idx(path) for path in mnist_files(directory))
+    try:
+        images, labels, test_images, test_labels = (read_idx(path) for path in mnist_files(directory))
+    except (OSError, ValueError) as error:
+        raise BenchError(str(error)) from None
     for x, y, name in ((images, labels, MNIST_FILES[0]), (test_images, test_labels, MNIST_FILES[2])):
         if x.ndim != 3 or y.shape != x.shape[:1]:
             raise BenchError(f"{directory / name}: expected N images and as many labels, got {x.shape} and {y.shape}")
@@ -71,23 +73,6 @@ def mnist_files(directory: Path) -> list[Path]:
         names = ", ".join(MNIST_FILES)
         raise BenchError(f"--mnist: expected a folder with {names}; {directory} lacks {', '.join(missing)}")
     return [directory / name for name in MNIST_FILES]
-
-
-def read_idx(path: Path) -> Array:
-    """A gzipped IDX file of unsigned bytes: two zeros, type 8, the number of dimensions, the dimensions, the data."""
-    try:
-        with gzip.open(path) as file:
-            content = file.read()
-    except (OSError, EOFError) as error:
-        raise BenchError(f"{path}: expected a gzip file ({error})") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise BenchError(f"{path}: expected an IDX file of unsigned bytes, got one that begins with {content[:4]!r}")
-    n_dims = content[3]
-    start = 4 + 4 * n_dims
-    shape = struct.unpack(f">{n_dims}I", content[4:start]) if len(content) >= start else ()
-    if not shape or len(content) - start != math.prod(shape):
-        raise BenchError(f"{path}: expected shape {shape} and as many bytes, got {len(content)} bytes in all")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _rows(images: Array) -> Array:

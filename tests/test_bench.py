@@ -417,30 +417,6 @@ def write_idx(path: Path, a: reference.Array) -> None:
     path.write_bytes(gzip.compress(bytes([0, 0, 8, a.ndim]) + struct.pack(f">{a.ndim}I", *a.shape) + a.tobytes()))
 
 
-def test_idx_reader(tmp_path: Path) -> None:
-    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    write_idx(tmp_path / "a.gz", images)
-    np.testing.assert_array_equal(data.read_idx(tmp_path / "a.gz"), images)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"not gzip",
-        gzip.compress(b"")[:-3],
-        gzip.compress(b""),
-        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0"),  # floats
-        gzip.compress(b"\0\0\x08\x03\0\0\0\x01"),  # ends within the dimensions
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc"),  # ends within the data
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x02abc"),  # goes on after it
-    ],
-)
-def test_idx_reader_refuses_a_broken_file(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "broken.gz").write_bytes(content)
-    with pytest.raises(BenchError, match=r"broken\.gz: expected"):
-        data.read_idx(tmp_path / "broken.gz")
-
-
 def test_mnist_folder(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"lacks train-images-idx3-ubyte\.gz, train-labels"):
         data.mnist(tmp_path)

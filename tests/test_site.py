@@ -17,11 +17,12 @@ import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
 MODULES = ("fastnn", *(f"fastnn.{name}" for name in (
-    "init", "schedules", "callbacks", "reference", "interop", "plots", "sklearn")))
+    "init", "schedules", "callbacks", "data", "reference", "interop", "plots", "sklearn")))
 # what the classes need public among themselves
 INSIDE = {
     "BatchNorm.groups", "Diagnosis.tables", "ReduceOnPlateau.observe", "ReduceOnPlateau.per",
-    "Schedule.config", "Schedule.load_state", "Schedule.state"}
+    "Schedule.config", "Schedule.load_state", "Schedule.state",
+    "Shards.chunks", "Shards.label_counts", "Shards.pieces", "Shards.target_shape", "Shards.windows"}
 # classes that the user makes none of; and scikit-learn's constructors must not check
 UNCHECKED = {"CheckpointError", "Diagnosis", "DivergedError", "Finding", "MLPClassifier", "MLPRegressor", "Run", "Schedule"}
 NO_FORMULA = {"Constant", "Schedule", "Schedule.at", "constant", "normal", "uniform", "zeros"}
@@ -104,7 +105,9 @@ def test_the_docstring_is_whole(module: str, name: str) -> None:
         assert found[1] in {described.rpartition(".")[2] for _, _, described in DOCUMENTED}
         return
     signature = inspect.signature(obj)
-    parameters = [name for name in signature.parameters if name != "self"]
+    parameters = [
+        "*" * (parameter.kind is parameter.VAR_POSITIONAL) + "**" * (parameter.kind is parameter.VAR_KEYWORD) + name
+        for name, parameter in signature.parameters.items() if name != "self"]
     listed = re.findall(r"^(\S.*?)(?: : .*)?$", text.get("Parameters", ""), re.MULTILINE)
     assert sorted(re.split(r", ", ", ".join(listed))) == sorted(parameters) or not (listed or parameters)
     for array in re.findall(r"^\S.* : (ndarray.*(?:\n +.*)?)", text.get("Parameters", ""), re.MULTILINE):

@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -544,15 +544,17 @@ def sample_weight(value: Any, n_rows: int) -> Array:
     return weights
 
 
-def class_weight(value: Any, n_classes: int, labels: Array | None) -> Array:
-    """A finite number >= 0 for each class: from a mapping, where a class that is missing has 1, an array, or "balanced"."""
-    if labels is None:
+def class_weight(value: Any, n_classes: int, counts: Callable[[], Array] | None) -> Array:
+    """A finite number >= 0 for each class: from a mapping, where a class that is missing has 1, an array, or "balanced", by how
+    many rows each class has.
+    """
+    if counts is None:
         raise ValueError("class_weight: expected None where y are no class labels")
     if isinstance(value, str):
         choice(value, "class_weight", ("balanced",))
-        counts = np.bincount(labels, minlength=n_classes)
+        found = counts()
         # scikit-learn's rule: n / (the classes that there are * the count of each)
-        return np.where(counts, len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0.0)
+        return np.where(found, found.sum() / (np.count_nonzero(found) * np.maximum(found, 1)), 0.0)
     if isinstance(value, Mapping):
         weights = np.ones(n_classes)
         for label, weight in value.items():
@@ -668,18 +670,21 @@ def finite_when_folded(a: Array, name: str) -> None:
 
 def stopped(
     status: str, x: Array, y: Array | None, row: int, column: int, dtype: np.dtype[Any], n_classes: int, loss: float, at: str,
+    place: str,
 ) -> Exception:
-    """Why the engine stopped: `status` is a name in its ``STATUS``, row and column say where the data are bad, `at` when."""
+    """Why the engine stopped: `status` is a name in its ``STATUS``, row and column say where the data are bad, `at` when;
+    `place` is the row in words.
+    """
     so_far = f"{at}; the parameters after the steps before it are kept."
     finite = f"{at}; the parameters of the last finite step are kept. A lower lr may help."
     if status == "x":
         with np.errstate(over="ignore"):
             value = float(dtype.type(x[row, column]))
-        return ValueError(f"x: expected finite numbers, got {value} at row {row}, column {column}{so_far}")
+        return ValueError(f"x: expected finite numbers, got {value} at {place}, column {column}{so_far}")
     if y is not None and status == "y":
-        return ValueError(f"y: expected finite numbers, got {y[row, column]} at row {row}, column {column}{so_far}")
+        return ValueError(f"y: expected finite numbers, got {y[row, column]} at {place}, column {column}{so_far}")
     if y is not None and status == "label":
-        return ValueError(f"y: expected labels in [0, {n_classes}), got {y[row]} at row {row}{so_far}")
+        return ValueError(f"y: expected labels in [0, {n_classes}), got {y[row]} at {place}{so_far}")
     if status == "loss":
         return DivergedError(f"the loss is {loss}{finite}")
     return DivergedError(f"{'the gradient is not finite' if status == 'gradient' else 'the step leads to infinity'}{finite}")
@@ -708,6 +713,51 @@ def unknown_balance() -> ValueError:
 def other_labels(several: bool) -> ValueError:
     one, many = "one label for each row", "an indicator matrix of several labels"
     return ValueError(f"y: expected {one if several else many}, as before, got {many if several else one}")
+
+
+# ------------------------------------------------------------------------------------------------------ data in files
+
+def no_files(name: str) -> ValueError:
+    return ValueError(f"{name}: expected at least one .npy file, got none; those of a folder are called x-*.npy and y-*.npy")
+
+
+def no_array_file(name: str, path: str, why: str, wanted: str = "an .npy file of rows of numbers in C order") -> ValueError:
+    return ValueError(f"{name}: expected {wanted}, got {path} ({why})")
+
+
+def shorter(path: str, first: int, last: int, before: int) -> OSError:
+    return OSError(f"{path}: expected {before} rows, as when it was opened, but it ends within rows {first} to {last}")
+
+
+def other_number(got: int, name: str, wanted: int, of: str) -> ValueError:
+    return ValueError(f"{name}: expected {wanted} {of}, got {got}")
+
+
+def wrong_shape(a: Array, name: str, wanted: str) -> ValueError:
+    return ValueError(f"{name}: expected shape {wanted}, got {a.shape}")
+
+
+def no_column(name: str, column: str, columns: Collection[str]) -> ValueError:
+    return ValueError(f"{name}: expected one of the columns {', '.join(map(repr, columns))}, got {column!r}")
+
+
+def no_numbers(column: str, dtype: str) -> ValueError:
+    return ValueError(f"column {column!r}: expected numbers, none of them missing in a target, got dtype {dtype}")
+
+
+def source(
+    n_features: int, targets: tuple[Shape, np.dtype[Any]] | None, name: str, n_in: int, n_out: int, labels: bool,
+) -> None:
+    """Rows that are read while they are needed: whether they fit the network, by what is known of all of them."""
+    if n_features != n_in:
+        raise ValueError(f"{name}: expected rows of {n_in} features, got {n_features}")
+    if targets is None:
+        raise ValueError(f"{name}: expected rows with targets, got some without y")
+    shape, dtype = targets
+    if labels and (len(shape) != 1 or dtype.kind not in "iu"):
+        raise ValueError(f"{name}: expected integer labels ({shape[0]},), got targets of shape {shape} and dtype {dtype}")
+    if not labels and shape[1:] != (n_out,):
+        raise ValueError(f"{name}: expected targets of shape ({shape[0]}, {n_out}), got {shape}")
 
 
 # ---------------------------------------------------------------------------------------------------------- a file

@@ -9,12 +9,13 @@ import numpy as np
 from fastnn import _check
 from fastnn._kernels import engine
 from fastnn.threads import threads_for
-from fastnn.training import chunks
+from fastnn.training import Source, chunks
 
 Array = np.ndarray
 
 OUTPUTS, PROBABILITIES, LABELS = (engine.WANTED[name] for name in ("outputs", "probabilities", "labels"))
 
+SOURCE_ROWS = 4096          # of rows from files, at a time
 ROWS = 128                  # that one thread takes through the whole network at a time
 # Multiplications from which on more than one thread is considered: some tens of microseconds.
 SHARED_WORK = 1_000_000
@@ -64,7 +65,15 @@ class Inference:
 
     def _answer(self, x: Any, wanted: int) -> Array:
         result: Array | None = self._engine.quick(x, wanted)
-        return self._of_any(_check.rows(x, "x", self._n_in), wanted) if result is None else result
+        if result is not None:
+            return result
+        if isinstance(x, Source):
+            result, at = self._engine.room(len(x), wanted), 0
+            for rows, _ in x.chunks(SOURCE_ROWS):
+                result[at:at + len(rows)] = self._of_any(_check.rows(rows, "x", self._n_in), wanted)
+                at += len(rows)
+            return result
+        return self._of_any(_check.rows(x, "x", self._n_in), wanted)
 
     def _of_any(self, x: Array, wanted: int) -> Array:
         result: Array = self._engine.room(len(x), wanted)

@@ -8,7 +8,8 @@ import itertools
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from os import PathLike
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -25,7 +26,7 @@ from fastnn.optimizers import SGD, Optimizer
 from fastnn.plan import FLOAT64, Plan, aligned
 from fastnn.schedules import ReduceOnPlateau, Schedule
 from fastnn.threads import automatic, threads_for
-from fastnn.training import History, batch_starts, chunks, first_and_last
+from fastnn.training import History, Piece, Source, batch_starts, chunks, first_and_last, in_memory, one_batch
 
 if TYPE_CHECKING:
     from fastnn.predictor import Predictor
@@ -278,7 +279,7 @@ class Sequential:
         x, y = self._data(x, y, "x", "y")
         starts = _one_batch(x)
         self._enough_rows(starts)
-        loss = self._run(x, y, None, starts, weights=self._weights(sample_weight, None, y))
+        loss = self._run(one_batch(x, y, self._weights(sample_weight, None, y)), starts)
         return loss, {f"{i}.{name}": g for (i, name), g in self._plan.copies(self._plan.gradients).items()}
 
     @alone
@@ -312,15 +313,16 @@ class Sequential:
         self._enough_rows(starts)
         self._check_optimizer(optimizer)
         self._hand_over(optimizer)
-        return self._run(
-            x, y, None, starts, weights=self._weights(sample_weight, None, y), optimizer=optimizer, moves_statistics=True)
+        batch = one_batch(x, y, self._weights(sample_weight, None, y))
+        return self._run(batch, starts, optimizer=optimizer, moves_statistics=True)
 
     @alone
     def fit(
-        self, x: Array, y: Array, *, epochs: int = 1, batch_size: int | Schedule = 32, optimizer: Optimizer | None = None,
-        validation_data: tuple[Array, Array] | None = None, shuffle: bool = True, callbacks: Sequence[Any] = (),
-        progress: bool | None = None, last_batch: str = "merge", sample_weight: Array | None = None,
-        class_weight: Mapping[int, float] | Array | str | None = None, check_finite: bool = True,
+        self, x: Array | Source, y: Array | None = None, *, epochs: int = 1, batch_size: int | Schedule = 32,
+        optimizer: Optimizer | None = None, validation_data: tuple[Array, Array] | Source | None = None, shuffle: bool = True,
+        callbacks: Sequence[Any] = (), progress: bool | None = None, last_batch: str = "merge",
+        sample_weight: Array | None = None, class_weight: Mapping[int, float] | Array | str | None = None,
+        check_finite: bool = True,
     ) -> History:
         """Train for some epochs.
 
@@ -328,13 +330,14 @@ class Sequential:
         ----------
         x : ndarray (N, I) of float32, float64, an integer dtype or bool
             Converted to the network's dtype batch by batch, never as a whole; a memory-mapped array may be larger than memory.
+            Or `fastnn.data.Shards`, which are read ahead from files and have their targets: then `y` is left out.
         y : ndarray (N,) of integer labels for softmax_cross_entropy, else (N, K)
         epochs : int
         batch_size : int or Schedule
             Rows of a batch. A schedule from `fastnn.schedules`, per epoch, is rounded to whole rows.
         optimizer : SGD, Adam or AdamW, optional
             None goes on with the one the network was trained with last, or starts with ``SGD()``.
-        validation_data : (x, y), optional
+        validation_data : (x, y) or Shards, optional
             Evaluated after each epoch.
         shuffle : bool
             A new order of the rows for each epoch, from the network's generator.
@@ -362,12 +365,19 @@ class Sequential:
         ------
         TypeError, ValueError
             Naming the argument, before anything has changed; but for a number in `x` or `y` that is not finite.
+        OSError
+            If shards cannot be read, naming the file. The network keeps its state after the steps before.
         DivergedError
             If a loss or gradient is not finite. The network keeps its state after the last finite step.
         RuntimeError
             If the network is busy training in another thread, or for inference only.
         """
-        x, y = self._data(x, y, "x", "y")
+        pieces: Callable[[Array, np.random.Generator | None], Generator[Piece]]
+        if isinstance(x, Source):
+            pieces = self._source(x, y, sample_weight, class_weight)
+        else:
+            x, y = self._data(x, y, "x", "y")
+            pieces = functools.partial(in_memory, x, y, self._weights(sample_weight, class_weight, y))
         epochs = _check.integer(epochs, "epochs", least=0)
         optimizer = (self._optimizer or SGD()) if optimizer is None else optimizer
         self._check_optimizer(optimizer)
@@ -379,9 +389,8 @@ class Sequential:
             self._enough_rows(starts)
         shuffle = _check.flag(shuffle, "shuffle")
         check_finite = _check.flag(check_finite, "check_finite")
-        weights = self._weights(sample_weight, class_weight, y)
         validation = self._validation(validation_data)
-        metrics = ["epoch", "loss", "lr", "seconds", "rows_per_second"]
+        metrics = ["epoch", "loss", "lr", "seconds", "rows_per_second"] + ["mb_per_second"] * isinstance(x, Source)
         if validation is not None:
             metrics += ["val_loss"] if self.loss == "mean_squared_error" else ["val_loss", "val_accuracy"]
         plateau = optimizer.lr if isinstance(optimizer.lr, ReduceOnPlateau) else None
@@ -398,9 +407,11 @@ class Sequential:
                 run.epoch, run.row = i + 1, 0
                 if len(sizes) > 1:
                     starts = batch_starts(len(x), sizes[i], last_batch)
-                record = self._train_epoch(x, y, starts, optimizer, weights, shuffle, check_finite, run, calls)
+                record = self._train_epoch(pieces, starts, optimizer, shuffle, check_finite, run, calls)
+                if isinstance(x, Source):
+                    record["mb_per_second"] = record["rows_per_second"] * x.nbytes / len(x) / 1e6
                 if validation is not None:
-                    record |= {f"val_{name}": value for name, value in self._evaluate(*validation).items()}
+                    record |= {f"val_{name}": value for name, value in self._evaluate(validation).items()}
                 history.epochs.append(record)
                 run.record = record
                 if plateau is not None and self._epoch == record["epoch"]:      # none that was cut short
@@ -479,7 +490,7 @@ class Sequential:
         """
         return self._plan.inference().probabilities(x)
 
-    def evaluate(self, x: Array, y: Array) -> dict[str, float]:
+    def evaluate(self, x: Array | Source, y: Array | None = None) -> dict[str, float]:
         """The mean loss in evaluation mode and, for a cross-entropy, the accuracy (for sigmoid over all N*K entries).
 
         Parameters
@@ -498,7 +509,7 @@ class Sequential:
         TypeError, ValueError
             Naming the argument.
         """
-        return self._evaluate(*self._data(x, y, "x", "y"))
+        return self._evaluate(self._whole(x, y, "x", "y"))
 
     # ----------------------------------------------------------------------------------------------------- state
 
@@ -701,7 +712,10 @@ class Sequential:
         weights = None if sample_weight is None else _check.sample_weight(sample_weight, len(y))
         if class_weight is None:
             return weights
-        of_class = _check.class_weight(class_weight, self.n_out, y if self.loss == "softmax_cross_entropy" else None)
+        counts = None
+        if self.loss == "softmax_cross_entropy":
+            counts = functools.partial(np.bincount, y, minlength=self.n_out)
+        of_class = _check.class_weight(class_weight, self.n_out, counts)
         return _check.sample_weight(of_class[y] if weights is None else weights * of_class[y], len(y))
 
     def _data(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array]:
@@ -715,11 +729,47 @@ class Sequential:
             _check.probabilities(y, y_name)
         return x, y
 
-    def _validation(self, data: Any) -> tuple[Array, Array] | None:
-        if data is None:
-            return None
+    def _whole(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[Array, Array] | Source:
+        """What is to be evaluated, checked."""
+        if not isinstance(x, Source):
+            return self._data(x, y, x_name, y_name)
+        if y is not None:
+            raise _check.wrong_kind(y, y_name, "None beside rows that have their targets")
+        _check.source(x.n_features, x.target_shape(), x_name, self.n_in, self.n_out, self.loss == "softmax_cross_entropy")
+        return x
+
+    def _validation(self, data: Any) -> tuple[Array, Array] | Source | None:
+        if data is None or isinstance(data, Source):
+            return data if data is None else self._whole(data, None, "validation_data", "y")
         x, y = _check.pair(data, "validation_data", "(x, y)")
         return self._data(x, y, "validation_data[0]", "validation_data[1]")
+
+    def _source(
+        self, x: Source, y: Any, sample_weight: Any, class_weight: Any,
+    ) -> Callable[[Array, np.random.Generator | None], Generator[Piece]]:
+        """What gives the pieces of an epoch of rows that are read while they are needed."""
+        self._whole(x, y, "x", "y")
+        labels = self.loss == "softmax_cross_entropy"
+        of_row = None if sample_weight is None else _check.sample_weight(sample_weight, len(x))
+        of_class = None
+        if class_weight is not None:
+            of_class = _check.class_weight(
+                class_weight, self.n_out, functools.partial(x.label_counts, self.n_out) if labels else None)
+
+        def weigh(rows: Array, targets: Array) -> Array:
+            weights = np.ones(len(rows)) if of_row is None else of_row[rows]
+            # (a label out of range is the engine's to find)
+            return weights if of_class is None else weights * of_class.take(targets, mode="clip")
+
+        def to_targets(y: Array) -> Array:
+            if labels:
+                return np.require(y, np.intp, ("C_CONTIGUOUS", "ALIGNED"))
+            if self.loss == "sigmoid_cross_entropy":
+                _check.probabilities(y, "y")
+            return y
+
+        weighs = weigh if of_row is not None or of_class is not None else None
+        return lambda starts, rng: x.pieces(starts, rng, weighs, to_targets)
 
     def _enough_rows(self, starts: Array) -> None:
         """Refuse what cannot be done in training mode before anything has changed: batch norm has no variance of one row."""
@@ -732,83 +782,92 @@ class Sequential:
     def _training_outputs(self, x: Array) -> Array:
         starts = _one_batch(x)
         self._enough_rows(starts)
-        self._run(x, None, None, starts, moves_statistics=True)
+        self._run(one_batch(x, None, None), starts, moves_statistics=True)
         work = self._plan.workspace(len(x))
         last = work.ops[-1]
         memory = work.memory[last["y"]:].view(self.dtype)
         return memory[:len(x) * last["ldy"]].reshape(len(x), last["ldy"])[:, :self.n_out].copy()
 
-    def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
-        total = 0.0
+    def _evaluate(self, data: tuple[Array, Array] | Source) -> dict[str, float]:
+        total, n, entries = 0.0, 0, 0
         correct = 0
         outputs = self._plan.inference().outputs
-        for start, end in chunks(len(x), EVALUATION_ROWS):
-            z, t = outputs(x[start:end]), y[start:end]
+        if isinstance(data, Source):
+            parts = data.chunks(EVALUATION_ROWS)
+        else:
+            parts = ((data[0][start:end], data[1][start:end]) for start, end in chunks(len(data[0]), EVALUATION_ROWS))
+        for x, t in parts:
+            z = outputs(x)
+            n, entries = n + len(x), entries + t.size
             if self.loss != "softmax_cross_entropy":
                 with np.errstate(over="ignore"):
                     t = np.require(t, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
-            total += (end - start) * LOSSES[self.loss](z, t)[0]
+            total += len(x) * LOSSES[self.loss](z, t)[0]
             if self.loss == "softmax_cross_entropy":
                 correct += int((z.argmax(axis=1) == t).sum())
             elif self.loss == "sigmoid_cross_entropy":
                 correct += int(((z > 0) == (t > 0.5)).sum())
-        result = {"loss": total / len(x)}
+        result = {"loss": total / n}
         if self.loss != "mean_squared_error":
-            result["accuracy"] = correct / (len(x) if self.loss == "softmax_cross_entropy" else y.size)
+            result["accuracy"] = correct / entries
         return result
 
     def _train_epoch(
-        self, x: Array, y: Array, starts: Array, optimizer: Optimizer, weights: Array | None, shuffle: bool, check_finite: bool,
-        run: Run, calls: Calls,
+        self, pieces: Callable[[Array, np.random.Generator | None], Generator[Piece]], starts: Array, optimizer: Optimizer,
+        shuffle: bool, check_finite: bool, run: Run, calls: Calls,
     ) -> dict[str, Any]:
         """One epoch, or the part of it before a callback stops it; its record."""
         n_steps = len(starts) - 1
         lrs = self._rates(optimizer, n_steps)
         started = time.perf_counter()
-        steps, epoch, order, sums = self._step, self._epoch + 1, None, np.zeros(5, np.float64)
+        steps, epoch, sums, weight = self._step, self._epoch + 1, np.zeros(5, np.float64), 0.0
         taken, rng = 0, self._rng
         if shuffle:
             self._spare.bit_generator.state = self._rng.bit_generator.state
-            order = self._spare.permutation(len(x))
-        while taken < n_steps and run.stopped is None:
-            # up to the next step that a callback waits for
-            to = int(min(n_steps, taken + calls.next_step(run.step) - run.step))
-            try:
-                self._run(
-                    x, y, order, starts[taken:to + 1], weights=weights, optimizer=optimizer,
-                    lrs=lrs if len(lrs) == 1 else lrs[taken:to], moves_statistics=True, check_x=check_finite, sums=sums,
-                    at=(taken, f" of epoch {epoch}"), run=run, calls=calls if calls.tick else None)
-            finally:
-                # no call here, see `_run`
-                if shuffle and self._step != steps and self._rng is rng:
-                    self._rng, self._spare = self._spare, self._rng
-                if self._step == steps + n_steps:
-                    self._epoch += 1
-                    self._trained = self._trained[0], self._trained[1] + 1
-            run.step += self._step - steps - taken
-            taken = self._step - steps
-            run.row = int(starts[taken] - starts[0])
-            self._call([calls.on_step], run)
-            if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
-                calls.on_tick(run)
+        with closing(pieces(starts, self._spare if shuffle else None)) as of_epoch:
+            for piece in of_epoch:
+                first = run.row
+                while taken < piece.steps and run.stopped is None:
+                    # up to the next step that a callback waits for
+                    to = int(min(piece.steps, taken + calls.next_step(run.step) - run.step))
+                    try:
+                        self._run(
+                            piece, starts[taken:to + 1], optimizer=optimizer, lrs=lrs if len(lrs) == 1 else lrs[taken:to],
+                            moves_statistics=True, check_x=check_finite, sums=sums, at=(taken, f" of epoch {epoch}"),
+                            run=run, calls=calls if calls.tick else None)
+                    finally:
+                        # no call here, see `_run`
+                        if shuffle and self._step != steps and self._rng is rng:
+                            self._rng, self._spare = self._spare, self._rng
+                        if self._step == steps + n_steps:
+                            self._epoch += 1
+                            self._trained = self._trained[0], self._trained[1] + 1
+                    run.step += self._step - steps - taken
+                    taken = self._step - steps
+                    run.row = int(starts[taken] - starts[0])
+                    self._call([calls.on_step], run)
+                    if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
+                        calls.on_tick(run)
+                weight += piece.weight(first, run.row)
+                if run.stopped is not None:
+                    break
         seconds = time.perf_counter() - started
-        weight = run.row
-        if weights is not None:
-            weight = weights[slice(run.row) if order is None else order[:run.row]].sum()
         return {
             "epoch": epoch, "loss": float(sums[0] + sums[1]) / weight if weight else 0.0,
             "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds, "rows_per_second": run.row / seconds}
 
     def _run(
-        self, x: Array, y: Array | None, order: Array | None, starts: Array, *, weights: Array | None = None,
-        optimizer: Optimizer | None = None, lrs: Array | None = None, moves_statistics: bool = False, check_x: bool = False,
-        sums: Array | None = None, at: tuple[int, str] | None = None, run: Run | None = None, calls: Calls | None = None,
+        self, piece: Piece, starts: Array, *, optimizer: Optimizer | None = None, lrs: Array | None = None,
+        moves_statistics: bool = False, check_x: bool = False, sums: Array | None = None,
+        at: tuple[int, str] | None = None, run: Run | None = None, calls: Calls | None = None,
     ) -> float:
-        """Train on the batches between `starts`; the loss of the last one. Without an optimiser only look.
+        """Train on the batches between `starts`, rows of the epoch; the loss of the last one. Without an optimiser only look.
 
         `sums` goes on adding up losses; `at` says which step of which epoch is the first, in the words of an error.
         """
-        plan = self._plan
+        plan, order = self._plan, piece.order
+        if piece.origin:
+            starts = starts - piece.origin
         n = max(first_and_last(starts))
         work = plan.workspace(n)
         n_threads = threads_for(n * plan.n_weights, SHARED_WORK)
@@ -841,13 +900,14 @@ class Sequential:
             while status == "out of time":
                 status = STATUS[_train[self.dtype](
                     work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity, second_moment,
-                    None if fused else plan.gradients, snapshot, average, average_snapshot, x, y, order, weights, starts, lrs,
+                    None if fused else plan.gradients, snapshot, average, average_snapshot, piece.x, piece.y, order,
+                    piece.weights, starts, lrs,
                     *given.rule, given.weight_decay, given.decay == "all", given.clip_norm or 0.0,
                     1 - given.average if isinstance(given.average, float) else 0.0, given.average_from, trained[0], fused,
                     optimizer is not None, moves_statistics, check_x, self._mask_key, first_step, n_threads, tuner, PATIENCE,
                     progress, sums, bad, self._profile)]
                 if run is not None and calls is not None and status == "out of time":
-                    run.step, run.row = before + progress[0], int(starts[progress[0]])
+                    run.step, run.row = before + progress[0], piece.origin + int(starts[progress[0]])
                     calls.on_tick(run)
                     run.step = before
                     if run.stopped is not None:
@@ -864,7 +924,8 @@ class Sequential:
         if status != "done":
             row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
             where = "" if at is None else f" at step {at[0] + progress[0]}{at[1]}"
-            raise _check.stopped(status, x, y, row, int(bad[1]), self.dtype, self.n_out, sums[4], where)
+            raise _check.stopped(
+                status, piece.x, piece.y, row, int(bad[1]), self.dtype, self.n_out, sums[4], where, piece.place(row))
         return float(sums[4])
 
 

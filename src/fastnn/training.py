@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -21,9 +22,9 @@ class History:
     ----------
     epochs : list of dict
         For each epoch ``epoch`` (counted from 1 over the life of the network), ``loss`` (the mean over its rows, each taken
-        before the update by its batch), ``lr`` (of its last step), ``seconds`` and ``rows_per_second`` (of the training alone)
-        and, with validation data, ``val_loss`` and, for a cross-entropy, ``val_accuracy``. An epoch that a callback cut
-        short is there, too.
+        before the update by its batch), ``lr`` (of its last step), ``seconds`` and ``rows_per_second`` (of the training
+        alone), with `fastnn.data.Shards` ``mb_per_second``, and, with validation data, ``val_loss`` and, for a cross-
+        entropy, ``val_accuracy``. An epoch that a callback cut short is there, too.
     stopped : str or None
         Why training ended before its time, if a callback ended it.
     """
@@ -107,3 +108,86 @@ def chunks(n_rows: int, size: int) -> Iterator[tuple[int, int]]:
     """Consecutive runs of at most `size` rows."""
     for start in range(0, n_rows, size):
         yield start, min(start + size, n_rows)
+
+
+class Source:
+    """Rows that are not one array in memory: what `Sequential` asks of `fastnn.data.Shards`."""
+
+    n_features: int
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows, without targets."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def target_shape(self) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        """Of all targets, with their dtype; None where there are none."""
+        raise NotImplementedError
+
+    def label_counts(self, n_classes: int) -> np.ndarray:
+        """How many rows each class has."""
+        raise NotImplementedError
+
+    def chunks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All rows in order, at most `rows` at a time: x and y, in memory that is used again. Without targets y is x."""
+        raise NotImplementedError
+
+    def pieces(
+        self, starts: np.ndarray, rng: np.random.Generator | None, weigh: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+        to_targets: Callable[[np.ndarray], np.ndarray],
+    ) -> Generator[Piece]:
+        """The rows of an epoch, shuffled by `rng`; `weigh` gives the weights of rows by their numbers and targets."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of an epoch that are in memory together.
+
+    Attributes
+    ----------
+    x : ndarray
+    y : ndarray, optional
+        None is for outputs alone.
+    order : ndarray of intp, optional
+        In which they are taken.
+    weights : ndarray of float64, optional
+        What each row of `x` counts.
+    origin : int
+        Rows of the epoch before these.
+    steps : int
+        Steps of the epoch that are taken when these rows have been.
+    place : callable
+        Where a row of `x` is, in the words of an error.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    order: np.ndarray | None
+    weights: np.ndarray | None
+    origin: int
+    steps: int
+    place: Callable[[int], str]
+
+    def weight(self, first: int, last: int) -> float:
+        """What the rows from `first` to `last` in the epoch count together."""
+        if self.weights is None:
+            return last - first
+        rows = slice(first - self.origin, last - self.origin)
+        return float(self.weights[rows if self.order is None else self.order[rows]].sum())
+
+
+def in_memory(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, starts: np.ndarray, rng: np.random.Generator | None,
+) -> Generator[Piece]:
+    """Arrays as the one piece of an epoch, shuffled by `rng`."""
+    yield Piece(x, y, None if rng is None else rng.permutation(len(x)), weights, 0, len(starts) - 1, "row {}".format)
+
+
+def one_batch(x: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> Piece:
+    """Arrays as one step."""
+    return Piece(x, y, None, weights, 0, 1, "row {}".format)

@@ -1,0 +1,117 @@
+"""Suite `outofcore`: an epoch of uint8 rows from files, by `fastnn.data.Shards`, beside the same rows memory-mapped
+and in memory.
+
+The files have just been written, so that the system has them in its cache. The share of the array's speed is what counts. What
+a process of its own takes in anonymous memory, interpreter and all, is measured beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastnn as fnn
+from bench import BenchError, Options
+from bench.report import Row, table
+from bench.timing import Timing, progress
+from fastnn.data import Shards
+
+FEATURES = 784
+NETS = {"784-100-10": 128, "784-256-128-10": 128}
+ROUNDS, QUICK_ROUNDS = 5, 3
+QUICK_SHARE = 10
+ROWS_OF_FILE = 1 << 17
+
+
+def network(name: str) -> fnn.Sequential:
+    widths = [int(width) for width in name.split("-")]
+    layers: list[Any] = []
+    for n_in, n_out in itertools.pairwise(widths[:-1]):
+        layers += [fnn.Dense(n_in, n_out, bias=False), fnn.BatchNorm(n_out), fnn.ReLU()]
+    return fnn.Sequential([*layers, fnn.Dense(*widths[-2:])], seed=0)
+
+
+def write(folder: Path, gigabytes: float) -> None:
+    """Files of one number of rows each, which differ."""
+    rng = np.random.default_rng(0)
+    files = max(round(gigabytes * 1e9 / FEATURES / ROWS_OF_FILE), 1)
+    for i in progress(range(files), "writing"):
+        np.save(folder / f"x-{i:05d}.npy", rng.integers(0, 256, (ROWS_OF_FILE, FEATURES), np.uint8))
+        np.save(folder / f"y-{i:05d}.npy", rng.integers(0, 10, ROWS_OF_FILE, np.uint8))
+
+
+def run(options: Options) -> list[Row]:
+    gigabytes = options.gigabytes / (QUICK_SHARE if options.quick else 1)
+    with tempfile.TemporaryDirectory(prefix="fastnn-bench-") as name:
+        folder = Path(name)
+        write(folder, gigabytes)
+        shards = Shards(folder)
+        # one file for the others
+        x = np.lib.format.open_memmap(folder / "all.npy", "w+", np.uint8, (len(shards), FEATURES))
+        y, at = np.empty(len(shards), np.int64), 0
+        for rows, labels in shards.chunks(1 << 16):
+            x[at:at + len(rows)], y[at:at + len(rows)] = rows, labels
+            at += len(rows)
+        in_memory = np.array(x)
+        return [
+            measure(net, batch, threads, {"fastnn": (shards, None), "memmap": (x, y), "array": (in_memory, y)}, options, folder)
+            for net, batch in NETS.items()
+            for threads in options.threads
+        ]
+
+
+def measure(name: str, batch: int, threads: int, sources: dict[str, Any], options: Options, folder: Path) -> Row:
+    nets = {contender: network(name) for contender in sources}
+    seconds: dict[str, list[float]] = {contender: [] for contender in sources}
+    with fnn.num_threads(threads):
+        for turn in progress(range(1 + (QUICK_ROUNDS if options.quick else ROUNDS)), name):
+            for contender, (x, y) in sources.items():
+                started = time.perf_counter()
+                nets[contender].fit(x, y, batch_size=batch, optimizer=fnn.SGD(0.01, momentum=0.9))
+                if turn:
+                    seconds[contender].append(time.perf_counter() - started)
+    rows = len(sources["fastnn"][0])
+    return Row(
+        "outofcore", name, f"{threads} thread{'s' if threads > 1 else ''}", "uint8",
+        {contender: Timing(tuple(taken)) for contender, taken in seconds.items()}, rows * FEATURES, "GB/s", threads,
+        extra={"fastnn": {"rows": rows, "anonymous MB": anonymous(name, batch, threads, folder)}},
+    )  # fmt: skip
+
+
+def anonymous(name: str, batch: int, threads: int, folder: Path) -> float:
+    """Megabytes of anonymous memory of a process that trains one epoch, at its end; NaN where the system does not say."""
+    code = f"""
+import fastnn as fnn
+from bench.outofcore import network
+from fastnn.data import Shards
+with fnn.num_threads({threads}):
+    network({name!r}).fit(Shards({str(folder)!r}), batch_size={batch}, callbacks=[fnn.callbacks.MaxSteps(4000)])
+print(next((line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon")), "nan"))
+"""
+    try:
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"outofcore: {error.stderr}") from error
+    return float(found.stdout) * 1024 / 1e6
+
+
+def tables(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        extra, array = row.extra["fastnn"], row.times["array"].median
+        lines.append([
+            row.name, row.case, f"{row.work / 1e9:.2f}",
+            f"{extra['rows'] / row.times['fastnn'].median:,.0f}", f"{1e3 * row.rate():.0f}",
+            f"{100 * array / row.times['fastnn'].median:.0f} %", f"{100 * array / row.times['memmap'].median:.0f} %",
+            f"{extra['anonymous MB']:.0f}",
+        ])  # fmt: skip
+    head = ["net", "case", "GB", "rows/s", "MB/s", "of the array's speed", "a memmap", "anonymous MB"]
+    return table(head, lines, 2)
