@@ -1,6 +1,6 @@
 """fastnn against its rivals: ``python -m bench --help``.
 
-A suite is a module here: `kernels`, `gemm`, `predict`, `train`, `accuracy`, `estimators`, `outofcore`, `imports`. The
+A suite is a module here: `kernels`, `gemm`, `predict`, `train`, `accuracy`, `estimators`, `outofcore`, `many`, `imports`. The
 rivals are in `bench.peers`.
 Importing this package imports no NumPy, so that the number of threads can be set first.
 """

@@ -24,6 +24,7 @@ SUITES = {
     "accuracy": "bench.accuracy",
     "sklearn": "bench.estimators",
     "outofcore": "bench.outofcore",
+    "many": "bench.many",
     "import": "bench.imports",
 }
 MEANS = "medians; a ratio is the time of the rival / the time of fastnn"

@@ -39,21 +39,22 @@ if TYPE_CHECKING:
     from fastnn import data, interop
     from fastnn.diagnosis import Diagnosis, diagnose
     from fastnn.htmlreport import report
+    from fastnn.many import fit_many
     from fastnn.predictor import Predictor
 
 __all__ = [
     "ELU", "SGD", "Activation", "Adam", "AdamW", "BatchNorm", "CheckpointError", "Dense", "Diagnosis", "DivergedError",
     "Dropout", "History", "LeakyReLU", "Predictor", "ReLU", "Sequential", "Sigmoid", "Softplus", "Softsign", "Tanh",
     "__version__", "activation_backward", "activation_forward", "adam_update", "batchnorm_backward", "batchnorm_forward",
-    "batchnorm_inference", "callbacks", "data", "dense_backward", "dense_forward", "diagnose", "get_num_threads", "init",
-    "interop", "load", "mean_squared_error", "num_threads", "reference", "report", "schedules", "set_num_threads", "sgd_update",
-    "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "batchnorm_inference", "callbacks", "data", "dense_backward", "dense_forward", "diagnose", "fit_many", "get_num_threads",
+    "init", "interop", "load", "mean_squared_error", "num_threads", "reference", "report", "schedules", "set_num_threads",
+    "sgd_update", "show_config", "sigmoid_cross_entropy", "softmax_cross_entropy",
 ]
 
 # What training needs not is imported when it is first asked for: `import fastnn` stays quick.
 _LATER = {
     "Diagnosis": "fastnn.diagnosis", "Predictor": "fastnn.predictor", "data": "fastnn.data", "diagnose": "fastnn.diagnosis",
-    "interop": "fastnn.interop", "report": "fastnn.htmlreport",
+    "fit_many": "fastnn.many", "interop": "fastnn.interop", "report": "fastnn.htmlreport",
 }
 
 

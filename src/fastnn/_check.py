@@ -715,6 +715,16 @@ def other_labels(several: bool) -> ValueError:
     return ValueError(f"y: expected {one if several else many}, as before, got {many if several else one}")
 
 
+# ------------------------------------------------------------------------------------------------------ many networks
+
+def twice(name: str) -> ValueError:
+    return ValueError(f"{name}: expected each network once, got one that stands before")
+
+
+def not_shared(name: str) -> ValueError:
+    return ValueError(f"{name}: expected one for each network, since its learning rate depends on how the training goes")
+
+
 # ------------------------------------------------------------------------------------------------------ data in files
 
 def no_files(name: str) -> ValueError:

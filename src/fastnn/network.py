@@ -10,6 +10,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from os import PathLike
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Path = str | bytes | PathLike[str] | PathLike[bytes]
+Pieces = Callable[[Array, np.random.Generator | None], Generator[Piece]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -66,6 +68,20 @@ def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatena
             except KeyError:    # the other one has just finished
                 pass
     return run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what gives the pieces of an epoch, the batches of each (or of all), and how it is to be done."""
+
+    pieces: Pieces
+    starts: list[Array]
+    shuffle: bool
+    check_finite: bool
+    validation: tuple[Array, Array] | Source | None
+    calls: Calls
+    run: Run
+    row_bytes: float | None     # of rows that are read from files
 
 
 class Sequential:
@@ -372,7 +388,16 @@ class Sequential:
         RuntimeError
             If the network is busy training in another thread, or for inference only.
         """
-        pieces: Callable[[Array, np.random.Generator | None], Generator[Piece]]
+        return self._fit(self._prepared(
+            x, y, epochs, batch_size, optimizer, validation_data, shuffle, callbacks, progress, last_batch, sample_weight,
+            class_weight, check_finite))
+
+    def _prepared(
+        self, x: Any, y: Any, epochs: Any, batch_size: Any, optimizer: Any, validation_data: Any, shuffle: Any, callbacks: Any,
+        progress: Any, last_batch: Any, sample_weight: Any, class_weight: Any, check_finite: Any,
+    ) -> Job:
+        """A training, every argument of which has been checked; nothing has changed."""
+        pieces: Pieces
         if isinstance(x, Source):
             pieces = self._source(x, y, sample_weight, class_weight)
         else:
@@ -384,34 +409,36 @@ class Sequential:
         self._hand_over(optimizer)
         began = self._trained[1] if optimizer is self._optimizer else 0
         sizes = _batch_sizes(batch_size, began, epochs)
-        for size in dict.fromkeys(sizes):
-            starts = batch_starts(len(x), size, last_batch)
-            self._enough_rows(starts)
+        starts = {size: batch_starts(len(x), size, last_batch) for size in dict.fromkeys(sizes)}
+        for batches in starts.values():
+            self._enough_rows(batches)
         shuffle = _check.flag(shuffle, "shuffle")
         check_finite = _check.flag(check_finite, "check_finite")
         validation = self._validation(validation_data)
         metrics = ["epoch", "loss", "lr", "seconds", "rows_per_second"] + ["mb_per_second"] * isinstance(x, Source)
         if validation is not None:
             metrics += ["val_loss"] if self.loss == "mean_squared_error" else ["val_loss", "val_accuracy"]
-        plateau = optimizer.lr if isinstance(optimizer.lr, ReduceOnPlateau) else None
-        if plateau is not None:
-            _check.metric(plateau.monitor, metrics)
+        if isinstance(optimizer.lr, ReduceOnPlateau):
+            _check.metric(optimizer.lr.monitor, metrics)
         calls = Calls(callbacks, progress)
-        history = History()
-        run = Run(self, optimizer, history, epochs, len(x), tuple(metrics))
+        run = Run(self, optimizer, History(), epochs, len(x), tuple(metrics))
+        row_bytes = x.nbytes / len(x) if isinstance(x, Source) else None
+        return Job(pieces, [starts[size] for size in sizes], shuffle, check_finite, validation, calls, run, row_bytes)
+
+    def _fit(self, job: Job) -> History:
+        run, calls, history = job.run, job.calls, job.run.history
+        plateau = run.optimizer.lr if isinstance(run.optimizer.lr, ReduceOnPlateau) else None
         try:
             self._call([callback.on_fit_begin for callback in calls.begin], run)
-            for i in range(epochs):
+            for i in range(run.epochs):
                 if run.stopped is not None:
                     break
                 run.epoch, run.row = i + 1, 0
-                if len(sizes) > 1:
-                    starts = batch_starts(len(x), sizes[i], last_batch)
-                record = self._train_epoch(pieces, starts, optimizer, shuffle, check_finite, run, calls)
-                if isinstance(x, Source):
-                    record["mb_per_second"] = record["rows_per_second"] * x.nbytes / len(x) / 1e6
-                if validation is not None:
-                    record |= {f"val_{name}": value for name, value in self._evaluate(validation).items()}
+                record = self._train_epoch(job, job.starts[min(i, len(job.starts) - 1)])
+                if job.row_bytes is not None:
+                    record["mb_per_second"] = record["rows_per_second"] * job.row_bytes / 1e6
+                if job.validation is not None:
+                    record |= {f"val_{name}": value for name, value in self._evaluate(job.validation).items()}
                 history.epochs.append(record)
                 run.record = record
                 if plateau is not None and self._epoch == record["epoch"]:      # none that was cut short
@@ -425,6 +452,10 @@ class Sequential:
             self._call([callback.on_fit_end for callback in calls.end], run)
             run.error = None    # which holds on to this frame, and so to the data
         return history
+
+    @alone
+    def _fit_alone(self, job: Job) -> History:
+        return self._fit(job)
 
     def averaged(self) -> Sequential:
         """A network with the running average of the parameters that an optimiser with ``average`` kept.
@@ -746,7 +777,7 @@ class Sequential:
 
     def _source(
         self, x: Source, y: Any, sample_weight: Any, class_weight: Any,
-    ) -> Callable[[Array, np.random.Generator | None], Generator[Piece]]:
+    ) -> Pieces:
         """What gives the pieces of an epoch of rows that are read while they are needed."""
         self._whole(x, y, "x", "y")
         labels = self.loss == "softmax_cross_entropy"
@@ -812,11 +843,9 @@ class Sequential:
             result["accuracy"] = correct / entries
         return result
 
-    def _train_epoch(
-        self, pieces: Callable[[Array, np.random.Generator | None], Generator[Piece]], starts: Array, optimizer: Optimizer,
-        shuffle: bool, check_finite: bool, run: Run, calls: Calls,
-    ) -> dict[str, Any]:
+    def _train_epoch(self, job: Job, starts: Array) -> dict[str, Any]:
         """One epoch, or the part of it before a callback stops it; its record."""
+        run, calls, optimizer, shuffle = job.run, job.calls, job.run.optimizer, job.shuffle
         n_steps = len(starts) - 1
         lrs = self._rates(optimizer, n_steps)
         started = time.perf_counter()
@@ -824,7 +853,7 @@ class Sequential:
         taken, rng = 0, self._rng
         if shuffle:
             self._spare.bit_generator.state = self._rng.bit_generator.state
-        with closing(pieces(starts, self._spare if shuffle else None)) as of_epoch:
+        with closing(job.pieces(starts, self._spare if shuffle else None)) as of_epoch:
             for piece in of_epoch:
                 first = run.row
                 while taken < piece.steps and run.stopped is None:
@@ -833,7 +862,7 @@ class Sequential:
                     try:
                         self._run(
                             piece, starts[taken:to + 1], optimizer=optimizer, lrs=lrs if len(lrs) == 1 else lrs[taken:to],
-                            moves_statistics=True, check_x=check_finite, sums=sums, at=(taken, f" of epoch {epoch}"),
+                            moves_statistics=True, check_x=job.check_finite, sums=sums, at=(taken, f" of epoch {epoch}"),
                             run=run, calls=calls if calls.tick else None)
                     finally:
                         # no call here, see `_run`
