@@ -1,5 +1,5 @@
 """Suite `many`: 64 small networks with their own seeds and rates on the same rows, by `fastnn.fit_many`; one after the other by
-``fit``, with one thread; and one after the other by PyTorch, eager with its fused SGD and one thread, which suits such sizes best.
+``fit``, with one thread; and one after the other by PyTorch, eager with its fused SGD and one thread, best for such sizes.
 """
 
 from __future__ import annotations
@@ -72,9 +72,10 @@ def measure(task: Task, x: np.ndarray, y: np.ndarray, threads: int, options: Opt
                 seconds.setdefault(contender, []).append(spent)
     name = "-".join(map(str, task.widths)) + (", batch norm" if task.batch_norm else "")
     steps = len(x) // task.batch * epochs * NETS
+    timings = {name: Timing(tuple(taken)) for name, taken in seconds.items()}
     return Row(
-        "many", f"{NETS} x {name}", f"{len(x)} rows", task.dtype,
-        {name: Timing(tuple(taken)) for name, taken in seconds.items()}, task.flop * steps, threads=threads, extra={"fastnn": {"steps": steps}},
+        "many", f"{NETS} x {name}", f"{len(x)} rows", task.dtype, timings, task.flop * steps, threads=threads,
+        extra={"fastnn": {"steps": steps}},
     )  # fmt: skip
 
 

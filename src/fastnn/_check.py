@@ -715,6 +715,25 @@ def other_labels(several: bool) -> ValueError:
     return ValueError(f"y: expected {one if several else many}, as before, got {many if several else one}")
 
 
+# ------------------------------------------------------------------------------------------------------ many processes
+
+def not_with(name: str, wanted: str) -> ValueError:
+    return ValueError(f"{name}: expected {wanted}")
+
+
+def of_other_rank(rank: int, text: str) -> RuntimeError:
+    return RuntimeError(f"rank {rank} has refused its arguments: {text}")
+
+
+def unlike(name: str, own: Any, rank: int, other: Any) -> ValueError:
+    return ValueError(f"{name}: expected the same on all ranks, got {own!r} here and {other!r} on rank {rank}")
+
+
+def too_few_rows(rank: int, least: int) -> ValueError:
+    rows = "a row" if least == 1 else f"{least} rows"
+    return ValueError(f"x: expected {rows} for each step on every rank, got fewer on rank {rank}; share the rows more evenly")
+
+
 # ------------------------------------------------------------------------------------------------------ many networks
 
 def twice(name: str) -> ValueError:

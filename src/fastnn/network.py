@@ -30,6 +30,7 @@ from fastnn.threads import automatic, threads_for
 from fastnn.training import History, Piece, Source, batch_starts, chunks, first_and_last, in_memory, one_batch
 
 if TYPE_CHECKING:
+    from fastnn.distributed import Exchange, World
     from fastnn.predictor import Predictor
 
 Array = np.ndarray
@@ -82,6 +83,7 @@ class Job:
     calls: Calls
     run: Run
     row_bytes: float | None     # of rows that are read from files
+    world: World | None = None  # the processes that train together
 
 
 class Sequential:
@@ -338,7 +340,7 @@ class Sequential:
         optimizer: Optimizer | None = None, validation_data: tuple[Array, Array] | Source | None = None, shuffle: bool = True,
         callbacks: Sequence[Any] = (), progress: bool | None = None, last_batch: str = "merge",
         sample_weight: Array | None = None, class_weight: Mapping[int, float] | Array | str | None = None,
-        check_finite: bool = True,
+        check_finite: bool = True, comm: Any = None, sync_batchnorm: bool = True,
     ) -> History:
         """Train for some epochs.
 
@@ -372,6 +374,11 @@ class Sequential:
         check_finite : bool
             Refuse a NaN or infinity in `x`, naming its row and column. It is found at the step that comes to it, and the
             network keeps its state after the steps before.
+        comm : mpi4py communicator or `fastnn.distributed.Communicator`, optional
+            The processes that train this network together, each with rows of its own and its share of the batch as
+            `batch_size`: see `fastnn.distributed`. All must call `fit` alike; they begin with the state of rank 0.
+        sync_batchnorm : bool
+            With `comm`: whether a batch is normalised by the statistics of its rows on all processes, or on each by its own.
 
         Returns
         -------
@@ -388,15 +395,21 @@ class Sequential:
         RuntimeError
             If the network is busy training in another thread, or for inference only.
         """
-        return self._fit(self._prepared(
-            x, y, epochs, batch_size, optimizer, validation_data, shuffle, callbacks, progress, last_batch, sample_weight,
-            class_weight, check_finite))
+        def prepare(callbacks: Any) -> Job:
+            return self._prepared(
+                x, y, epochs, batch_size, optimizer, validation_data, shuffle, callbacks, progress, last_batch, sample_weight,
+                class_weight, check_finite, comm is None)
+
+        if comm is None:
+            return self._fit(prepare(callbacks))
+        from fastnn import distributed
+        return distributed.fit(self, comm, sync_batchnorm, callbacks, prepare)
 
     def _prepared(
         self, x: Any, y: Any, epochs: Any, batch_size: Any, optimizer: Any, validation_data: Any, shuffle: Any, callbacks: Any,
-        progress: Any, last_batch: Any, sample_weight: Any, class_weight: Any, check_finite: Any,
+        progress: Any, last_batch: Any, sample_weight: Any, class_weight: Any, check_finite: Any, alone: bool = True,
     ) -> Job:
-        """A training, every argument of which has been checked; nothing has changed."""
+        """A training, every argument of which has been checked; nothing has changed. Not `alone`: a batch has rows elsewhere."""
         pieces: Pieces
         if isinstance(x, Source):
             pieces = self._source(x, y, sample_weight, class_weight)
@@ -411,7 +424,7 @@ class Sequential:
         sizes = _batch_sizes(batch_size, began, epochs)
         starts = {size: batch_starts(len(x), size, last_batch) for size in dict.fromkeys(sizes)}
         for batches in starts.values():
-            self._enough_rows(batches)
+            self._enough_rows(batches, alone)
         shuffle = _check.flag(shuffle, "shuffle")
         check_finite = _check.flag(check_finite, "check_finite")
         validation = self._validation(validation_data)
@@ -431,14 +444,18 @@ class Sequential:
         try:
             self._call([callback.on_fit_begin for callback in calls.begin], run)
             for i in range(run.epochs):
-                if run.stopped is not None:
+                if run.stopped is not None if job.world is None else job.world.agree_to_stop(run):
                     break
                 run.epoch, run.row = i + 1, 0
                 record = self._train_epoch(job, job.starts[min(i, len(job.starts) - 1)])
                 if job.row_bytes is not None:
                     record["mb_per_second"] = record["rows_per_second"] * job.row_bytes / 1e6
                 if job.validation is not None:
-                    record |= {f"val_{name}": value for name, value in self._evaluate(job.validation).items()}
+                    found = self._evaluate(job.validation)
+                    if job.world is not None:
+                        rows = job.validation if isinstance(job.validation, Source) else job.validation[0]
+                        found = job.world.validation(found, len(rows))
+                    record |= {f"val_{name}": value for name, value in found.items()}
                 history.epochs.append(record)
                 run.record = record
                 if plateau is not None and self._epoch == record["epoch"]:      # none that was cut short
@@ -802,11 +819,11 @@ class Sequential:
         weighs = weigh if of_row is not None or of_class is not None else None
         return lambda starts, rng: x.pieces(starts, rng, weighs, to_targets)
 
-    def _enough_rows(self, starts: Array) -> None:
+    def _enough_rows(self, starts: Array, alone: bool = True) -> None:
         """Refuse what cannot be done in training mode before anything has changed: batch norm has no variance of one row."""
         if self.inference_only:
             raise _check.inference_only()
-        if any(isinstance(layer, BatchNorm) for layer in self.layers) and min(first_and_last(starts)) < 2:
+        if alone and any(isinstance(layer, BatchNorm) for layer in self.layers) and min(first_and_last(starts)) < 2:
             raise _check.batch_of_one(len(starts) > 2)
 
     @alone
@@ -853,15 +870,22 @@ class Sequential:
         taken, rng = 0, self._rng
         if shuffle:
             self._spare.bit_generator.state = self._rng.bit_generator.state
-        with closing(job.pieces(starts, self._spare if shuffle else None)) as of_epoch:
+        world, exchange, ended = job.world, None, False
+        draws = self._spare if world is None else world.order(self._spare) if shuffle else None
+        with closing(job.pieces(starts, draws if shuffle else None)) as of_epoch:
             for piece in of_epoch:
                 first = run.row
-                while taken < piece.steps and run.stopped is None:
+                if world is not None and exchange is None:
+                    world.exchange.begin_epoch(starts, piece)
+                while taken < piece.steps and not ended:
                     # up to the next step that a callback waits for
                     to = int(min(piece.steps, taken + calls.next_step(run.step) - run.step))
+                    if world is not None:
+                        exchange = world.exchange.from_step(taken, to - taken)
                     try:
                         self._run(
-                            piece, starts[taken:to + 1], optimizer=optimizer, lrs=lrs if len(lrs) == 1 else lrs[taken:to],
+                            piece, starts[taken:to + 1], exchange=exchange, optimizer=optimizer,
+                            lrs=lrs if len(lrs) == 1 else lrs[taken:to],
                             moves_statistics=True, check_x=job.check_finite, sums=sums, at=(taken, f" of epoch {epoch}"),
                             run=run, calls=calls if calls.tick else None)
                     finally:
@@ -877,18 +901,25 @@ class Sequential:
                     self._call([calls.on_step], run)
                     if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
                         calls.on_tick(run)
+                    # several processes agree where all come by: after steps that callbacks wait for, and at the ends of epochs
+                    ended = run.stopped is not None if world is None else bool(calls.step) and world.agree_to_stop(run)
                 weight += piece.weight(first, run.row)
-                if run.stopped is not None:
+                if ended:
                     break
         seconds = time.perf_counter() - started
-        return {
+        record = {
             "epoch": epoch, "loss": float(sums[0] + sums[1]) / weight if weight else 0.0,
             "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds, "rows_per_second": run.row / seconds}
+        if world is not None:
+            world.exchange.end_epoch()
+            world.record(record, weight, run.row)
+        return record
 
     def _run(
         self, piece: Piece, starts: Array, *, optimizer: Optimizer | None = None, lrs: Array | None = None,
         moves_statistics: bool = False, check_x: bool = False, sums: Array | None = None,
         at: tuple[int, str] | None = None, run: Run | None = None, calls: Calls | None = None,
+        exchange: Exchange | None = None,
     ) -> float:
         """Train on the batches between `starts`, rows of the epoch; the loss of the last one. Without an optimiser only look.
 
@@ -917,7 +948,7 @@ class Sequential:
                 average = aligned(plan.parameters.size, FLOAT64) if average is None else average
                 average_snapshot = plan.average_snapshot()
         lrs = self._rates(given, len(starts) - 1) if lrs is None else lrs
-        fused = optimizer is not None and optimizer.clip_norm is None
+        fused = optimizer is not None and optimizer.clip_norm is None and exchange is None
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot((velocity is not None) + (second_moment is not None))
         # an array of ints, which are had without a call
@@ -934,12 +965,12 @@ class Sequential:
                     *given.rule, given.weight_decay, given.decay == "all", given.clip_norm or 0.0,
                     1 - given.average if isinstance(given.average, float) else 0.0, given.average_from, trained[0], fused,
                     optimizer is not None, moves_statistics, check_x, self._mask_key, first_step, n_threads, tuner, PATIENCE,
-                    progress, sums, bad, self._profile)]
+                    progress, sums, bad, self._profile, exchange)]
                 if run is not None and calls is not None and status == "out of time":
                     run.step, run.row = before + progress[0], piece.origin + int(starts[progress[0]])
                     calls.on_tick(run)
                     run.step = before
-                    if run.stopped is not None:
+                    if run.stopped is not None and exchange is None:
                         # the engine still has to look whether all is finite
                         starts = starts[:progress[0] + 1]
         finally:
@@ -950,6 +981,8 @@ class Sequential:
                 self._optimizer, self._velocity, self._second_moment = optimizer, velocity, second_moment
                 self._average = average
                 self._trained = trained[0] + progress[0], trained[1]
+        if exchange is not None and exchange.error is not None:
+            raise exchange.error
         if status != "done":
             row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
             where = "" if at is None else f" at step {at[0] + progress[0]}{at[1]}"

@@ -133,7 +133,7 @@ cdef inline floating moved(floating running, double momentum, double batch) noex
 cdef simd_void normalise_tile(
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
     const floating* gamma, const floating* beta,                        # IN (d,)
-    double momentum, Py_ssize_t ddof,
+    double momentum, double unbiased,                                   # times var is what moves running_var
     const double* mean, const double* low, const double* var, const double* rstd,       # IN (d,)
     floating* running_mean, floating* running_var,                      # IN OUT (d,), or NULL
     floating* out, Py_ssize_t ldo,                                      # OUT (n, d), may be x
@@ -142,7 +142,7 @@ cdef simd_void normalise_tile(
     cdef floating scale[COLUMNS]
     cdef floating scale_low[COLUMNS]
     cdef floating shift[COLUMNS]
-    cdef double lo, unbiased = <double>n / (n - ddof)
+    cdef double lo
     cdef Py_ssize_t j
 
     for j in range(d):
@@ -177,8 +177,8 @@ cdef void forward_groups(
     while first < n:
         rows = group_rows(n, first, group)
         statistics_tile(x + first * ldx, rows, d, ldx, eps, mean, low, var, rstd)
-        normalise_tile(x + first * ldx, rows, d, ldx, gamma, beta, momentum, ddof, mean, low, var, rstd, running_mean, running_var,
-                       out + first * ldo, ldo)
+        normalise_tile(x + first * ldx, rows, d, ldx, gamma, beta, momentum, <double>rows / (rows - ddof), mean, low, var, rstd,
+                       running_mean, running_var, out + first * ldo, ldo)
         first += rows
         mean += lds
         rstd += lds
@@ -262,25 +262,23 @@ cdef simd_void backward_dx(
         dx += lddx
 
 
-cdef simd_void backward_tile(
+cdef simd_void backward_from_sums(
     const floating* dout, Py_ssize_t ldd,                               # IN (n, d)
     const floating* x, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ldx,      # IN (n, d)
     const floating* gamma, const double* mean, const double* rstd,      # IN (d,)
+    double over_n,                                                      # 1 / the rows that the sums are over
+    const double* sum_d, const double* sum_du, const double* sum_u,     # IN (d,)
     floating* dx, Py_ssize_t lddx,                                      # OUT (n, d), may be dout or x
     double* dgamma, double* dbeta,                                      # OUT (d,)
 ) noexcept nogil:
-    cdef double sum_d[COLUMNS]
-    cdef double sum_du[COLUMNS]
-    cdef double sum_u[COLUMNS]
     cdef floating d_hi[COLUMNS]
     cdef floating hi[COLUMNS]
     cdef floating slope[COLUMNS]
     cdef floating rest[COLUMNS]
     cdef floating scale[COLUMNS]
-    cdef double low, lo, dxhat, mean_d, over_n = 1.0 / n
+    cdef double low, lo, dxhat, mean_d
     cdef Py_ssize_t j
 
-    backward_sums(dout, ldd, x, n, d, ldx, mean, sum_d, sum_du, sum_u)
     for j in range(d):
         # what float64 left of the mean: low = mean(x - mean), hence xhat = (x - mean - low) * rstd; 0 for float32 data
         low = sum_u[j] * over_n
@@ -305,6 +303,9 @@ cdef void backward_groups(
     floating* dx, Py_ssize_t lddx, floating* dgamma, floating* dbeta,
 ) noexcept nogil:
     # gamma and beta are the same for all groups: their gradients are sums over them, rounded once
+    cdef double sum_d[COLUMNS]
+    cdef double sum_du[COLUMNS]
+    cdef double sum_u[COLUMNS]
     cdef double sum_dgamma[COLUMNS]
     cdef double sum_dbeta[COLUMNS]
     cdef double group_dgamma[COLUMNS]
@@ -312,8 +313,9 @@ cdef void backward_groups(
     cdef Py_ssize_t first = 0, rows, j
     while first < n:
         rows = group_rows(n, first, group)
-        backward_tile(dout + first * ldd, ldd, x + first * ldx, rows, d, ldx, gamma, mean, rstd, dx + first * lddx, lddx,
-                      group_dgamma, group_dbeta)
+        backward_sums(dout + first * ldd, ldd, x + first * ldx, rows, d, ldx, mean, sum_d, sum_du, sum_u)
+        backward_from_sums(dout + first * ldd, ldd, x + first * ldx, rows, d, ldx, gamma, mean, rstd, 1.0 / rows, sum_d, sum_du,
+                           sum_u, dx + first * lddx, lddx, group_dgamma, group_dbeta)
         add_sums(group_dgamma, d, first > 0, sum_dgamma)
         add_sums(group_dbeta, d, first > 0, sum_dbeta)
         first += rows
@@ -362,7 +364,8 @@ cdef void normalise_part(const floating* any, Call* c, Py_ssize_t j) noexcept no
     cdef floating* running_var = <floating*>c.arrays[4]
     normalise_tile(
         <floating*>c.arrays[0] + j, c.sizes[0], min(d - j, c.panel), d, <floating*>c.arrays[1] + j, <floating*>c.arrays[2] + j,
-        c.numbers[1], 1, <double*>c.arrays[6] + j, <double*>c.arrays[8] + j, <double*>c.arrays[9] + j, <double*>c.arrays[7] + j,
+        c.numbers[1], <double>c.sizes[0] / (c.sizes[0] - 1),
+        <double*>c.arrays[6] + j, <double*>c.arrays[8] + j, <double*>c.arrays[9] + j, <double*>c.arrays[7] + j,
         running_mean + j if running_mean != NULL else NULL, running_var + j if running_var != NULL else NULL,
         <floating*>c.arrays[5] + j, d)
 

@@ -6,6 +6,7 @@ STATUS: dict[str, int]
 WANTED: dict[str, int]
 LOSS_ROWS: int
 TUNER: int
+EXCHANGES: dict[str, int]
 
 def train(
     ops: Any, blocks: Any, layout: Any, memory: Any, parameters: Any, statistics: Any, velocity: Any, second_moment: Any,
@@ -13,7 +14,7 @@ def train(
     lrs: Any, momentum: float, nesterov: bool, beta2: float, eps: float, eps_hat: bool, decoupled: bool, weight_decay: float,
     decays_all: bool, clip_norm: float, average_rate: float, average_from: float, trained: float, fused: bool, updates: bool,
     moves_statistics: bool, check_x: bool, key: int, first_step: int, n_threads: int, tuner: Any, patience: float, progress: Any,
-    sums: Any, bad: Any, profile: Any,
+    sums: Any, bad: Any, profile: Any, exchange: Any = None,
 ) -> int: ...
 class Inference:
     def __new__(

@@ -10,6 +10,10 @@ or ends, so the panels may suit the number of threads without changing a bit.
 
 A step is a sequence of phases, each a number of tiles for the team: gather the rows, forward by block, loss by rows,
 backward by block.
+
+Where the rows of a batch are spread over several processes (`Exchange`), the gradients of all are added up before the update, which
+needs the whole gradient; and a phase ends at a batch norm, forward after its statistics and backward after its sums, so that
+those of the others come in.
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -25,7 +29,8 @@ from fastnn._kernels.activation cimport (
 )
 from fastnn._kernels.adam cimport adam_tile, correct
 from fastnn._kernels.batchnorm cimport (
-    COLUMNS, backward_groups as batchnorm_backward, forward_groups as batchnorm_forward, inference_tile as batchnorm_inference,
+    COLUMNS, backward_from_sums, backward_groups as batchnorm_backward, backward_sums, forward_groups as batchnorm_forward,
+    inference_tile as batchnorm_inference, normalise_tile, statistics_tile,
 )
 from fastnn._kernels.dense cimport column_sums
 from fastnn._kernels.dropout cimport mask_tile, scale_tile
@@ -34,7 +39,7 @@ from fastnn._kernels.gemm cimport BLOCK_BYTES, block_memory, gemm, has_blas, own
 from fastnn._kernels.loss cimport add, elementwise_tile, label_tile, softmax_probability_tile, softmax_tile
 from fastnn._kernels.rows cimport DOUBLE, FLOAT, Source, describe, expect_row, take_row
 from fastnn._kernels.sgd cimport LANES, average_tile, squares_tile, update_tile
-from fastnn._kernels.simd cimport simd_void
+from fastnn._kernels.simd cimport extents, simd_void
 from fastnn._kernels.team cimport join, leave, run, seconds
 
 cdef enum:
@@ -42,9 +47,12 @@ cdef enum:
     SOFTMAX, SIGMOID, SQUARED_ERROR
     # what is wanted of evaluation
     OUTPUTS, PROBABILITIES, LABELS
-    GATHER, FORWARD, LOSS, TOP, BACKWARD, UPDATE, AVERAGE, INFER
+    GATHER, FORWARD, LOSS, OPERATIONS, BACKWARD, UPDATE, AVERAGE, INFER
     # how a run ended; OUT_OF_TIME means: look for Ctrl-C and go on. From NOT_FINITE_LOSS on the step must be undone.
-    DONE, OUT_OF_TIME, NOT_FINITE_X, BAD_LABEL, NOT_FINITE_Y, NOT_FINITE_LOSS, NOT_FINITE_GRADIENT, NOT_FINITE_STATE
+    DONE, OUT_OF_TIME, NOT_FINITE_X, BAD_LABEL, NOT_FINITE_Y, FAILED, NOT_FINITE_LOSS, NOT_FINITE_GRADIENT, NOT_FINITE_STATE
+    # what processes tell each other: a batch norm's statistics and sums, the gradient of a block's weight, what is left of the
+    # gradient, whether a state is finite
+    STATISTICS, SUMS, WEIGHT, GRADIENT, FINITE
 
     L2_BYTES = 131072           # of a panel of activations, which several operations pass over
     WEIGHT_BYTES = 262144       # of the weights of a panel that is read and updated, where the batch is small
@@ -108,6 +116,18 @@ cdef struct Run:
     int wanted
     char* out
     Py_ssize_t slot
+    # other processes with rows of the batch: what Python exchanges with them, or NULL; the weight of each batch over all, the
+    # rows of it that others have before these, its rows over all, its number; and what a batch norm is to be told
+    void* exchange
+    const double* batch_weights
+    const Py_ssize_t* batch_offsets
+    const Py_ssize_t* batch_rows
+    Py_ssize_t position
+    double* shared              # three rows of numbers for the features of a batch norm
+    bint synchronised, first_rank
+    # the operations of the block that a phase has, and whether it has only half of the first or last one, a batch norm
+    Py_ssize_t ops_block, op_begin, op_end
+    bint half_begin, half_end
     # where the time goes: for each thread four places for each operation, then gather and loss; NULL unless asked for
     double* profile
     Py_ssize_t n_places
@@ -199,8 +219,10 @@ cdef void forward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t j, 
     cdef floating* y
     cdef floating* running_mean
     cdef floating* running_var
-    cdef double since
-    for o in range(block.begin, block.end):
+    cdef double* mean
+    cdef double* rstd
+    cdef double since, rows
+    for o in range(r.op_begin, r.op_end):
         op = &r.ops[o]
         since = clock(r)
         y = at(any, r, op.y) + j
@@ -215,15 +237,28 @@ cdef void forward(const floating* any, Run* r, Py_ssize_t worker, Py_ssize_t j, 
                 k = q * COLUMNS
                 running_mean = <floating*>op.running_mean + j + k if r.moves_statistics else NULL
                 running_var = <floating*>op.running_var + j + k if r.moves_statistics else NULL
-                batchnorm_forward(
-                    x + k, r.n, op.group, min(d - k, COLUMNS), op.ldx, <floating*>op.first + j + k, <floating*>op.second + j + k,
-                    op.eps, op.momentum, op.ddof, running_mean, running_var, y + k, op.ldy,
-                    <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k, op.width)
+                mean = <double*>(r.memory + op.mean) + j + k
+                rstd = <double*>(r.memory + op.rstd) + j + k
+                if r.half_end and o == r.op_end - 1:
+                    statistics_tile(
+                        x + k, r.n, min(d - k, COLUMNS), op.ldx, op.eps, mean, r.shared + j + k, r.shared + op.width + j + k, rstd)
+                elif r.half_begin and o == r.op_begin:
+                    rows = r.batch_rows[r.position]
+                    normalise_tile(
+                        x + k, r.n, min(d - k, COLUMNS), op.ldx, <floating*>op.first + j + k, <floating*>op.second + j + k,
+                        op.momentum, rows / (rows - op.ddof), mean, r.shared + j + k, r.shared + op.width + j + k, rstd,
+                        running_mean, running_var, y + k, op.ldy)
+                else:
+                    batchnorm_forward(
+                        x + k, r.n, op.group, min(d - k, COLUMNS), op.ldx, <floating*>op.first + j + k,
+                        <floating*>op.second + j + k, op.eps, op.momentum, op.ddof, running_mean, running_var, y + k, op.ldy,
+                        mean, rstd, op.width)
         elif op.kind == ACTIVATION:
             if d > 0:
                 activation_forward(x, op.ldx, r.n, d, <int>op.activation, y, op.ldy)
         elif d > 0:
-            mask_tile(r.key, r.step, <uint32_t>op.layer, op.p, 0, r.n, j, d, at(any, r, op.mask) + j, op.ldy)
+            mask_tile(r.key, r.step, <uint32_t>op.layer, op.p, r.batch_offsets[r.position] if r.exchange != NULL else 0, r.n, j, d,
+                      at(any, r, op.mask) + j, op.ldy)
             scale_tile(x, op.ldx, at(any, r, op.mask) + j, op.ldy, r.n, d, y, op.ldy)
         spent(r, worker, 4 * o, since)
 
@@ -294,10 +329,12 @@ cdef void backward_ops(
     cdef floating* dgamma
     cdef floating* dbeta
     cdef floating* d = at(any, r, block.d) + j
+    cdef double column[2 * COLUMNS]
+    cdef double* shared
     cdef const Op* op
-    cdef Py_ssize_t o, k, q, w
+    cdef Py_ssize_t o, k, q, w, i
     cdef double since
-    for o in range(block.end - 1, block.begin - 1, -1):
+    for o in range(r.op_end - 1, r.op_begin - 1, -1):
         op = &r.ops[o]
         since = clock(r)
         w = min(end, op.width) - j
@@ -316,7 +353,24 @@ cdef void backward_ops(
                 if not r.fused:
                     dgamma = <floating*>(<char*>op.first + r.to_gradient) + j + k
                     dbeta = <floating*>(<char*>op.second + r.to_gradient) + j + k
-                if op.kind == BATCHNORM:
+                if r.half_begin and o == r.op_begin:
+                    shared = r.shared + j + k
+                    backward_sums(
+                        d + k, block.ldd, at(any, r, op.x) + j + k, r.n, min(w - k, COLUMNS), op.ldx,
+                        <double*>(r.memory + op.mean) + j + k, shared, shared + op.width, shared + 2 * op.width)
+                    continue
+                if r.half_end and o == r.op_end - 1:
+                    shared = r.shared + j + k
+                    backward_from_sums(
+                        d + k, block.ldd, at(any, r, op.x) + j + k, r.n, min(w - k, COLUMNS), op.ldx,
+                        <floating*>op.first + j + k, <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k,
+                        1.0 / r.batch_rows[r.position], shared, shared + op.width, shared + 2 * op.width, d + k, block.ldd,
+                        column, column + COLUMNS)
+                    for i in range(min(w - k, COLUMNS)):
+                        # they are those of all rows already, and count once
+                        dgamma[i] = <floating>column[i] if r.first_rank else 0
+                        dbeta[i] = <floating>column[COLUMNS + i] if r.first_rank else 0
+                elif op.kind == BATCHNORM:
                     batchnorm_backward(
                         d + k, block.ldd, at(any, r, op.x) + j + k, r.n, op.group, min(w - k, COLUMNS), op.ldx,
                         <floating*>op.first + j + k, <double*>(r.memory + op.mean) + j + k, <double*>(r.memory + op.rstd) + j + k,
@@ -457,8 +511,8 @@ cdef void tile(const floating* any, Run* r, Py_ssize_t t, Py_ssize_t worker) noe
     elif r.phase == LOSS:
         loss(any, r, t, first, min(last, r.n))
         spent(r, worker, r.n_places - 1, since)
-    elif r.phase == TOP:
-        backward_ops(any, r, worker, &r.blocks[r.n_blocks - 1], first, last)
+    elif r.phase == OPERATIONS:
+        backward_ops(any, r, worker, &r.blocks[r.ops_block], first, last)
     elif r.phase == BACKWARD:
         backward(any, r, worker, first, last)
     elif r.phase == UPDATE:
@@ -483,6 +537,57 @@ cdef void phase(const floating* any, Run* r, int which, Py_ssize_t total, Py_ssi
     r.phase = which
     r.panel = panel
     run(tile_f32 if floating is float else tile_f64, r, 1 if total <= panel else divide_up(total, panel), r.n_threads)
+
+
+cdef int exchange(Run* r, int what, Py_ssize_t which) noexcept with gil:
+    # what an error was, `Exchange` keeps
+    return (<object>r.exchange).now(what, which, r.position)
+
+
+cdef int forward_block(const floating* any, Run* r, Py_ssize_t b) noexcept nogil:
+    cdef const Block* block = &r.blocks[b]
+    cdef Py_ssize_t o
+    r.block = b
+    r.op_begin = block.begin
+    r.half_begin = r.half_end = False
+    for o in range(block.begin, block.end if r.synchronised else block.begin):
+        if r.ops[o].kind == BATCHNORM:
+            r.op_end = o + 1
+            r.half_end = True
+            phase(any, r, FORWARD, block.width, r.widths[2 * b])
+            if exchange(r, STATISTICS, o):
+                return FAILED
+            r.op_begin = o
+            r.half_begin = True
+    r.op_end = block.end
+    r.half_end = False
+    phase(any, r, FORWARD, block.width, r.widths[2 * b])
+    return DONE
+
+
+cdef void backward_until(Run* r, Py_ssize_t b) noexcept nogil:
+    # the operations of a block before `op_end` down to the next batch norm that needs the sums of others, or to its beginning
+    cdef Py_ssize_t o
+    r.ops_block = b
+    r.op_begin = r.blocks[b].begin
+    r.half_begin = False
+    for o in range(r.op_end - 1 - r.half_end, r.blocks[b].begin - 1 if r.synchronised else r.op_end, -1):
+        if r.ops[o].kind == BATCHNORM:
+            r.op_begin = o
+            r.half_begin = True
+            return
+
+
+cdef int backward_rest(const floating* any, Run* r, Py_ssize_t b) noexcept nogil:
+    # what `backward_until` has left of a block
+    while r.half_begin:
+        if exchange(r, SUMS, r.op_begin):
+            return FAILED
+        r.op_end = r.op_begin + 1
+        r.half_end = True
+        backward_until(r, b)
+        phase(any, r, OPERATIONS, r.blocks[b].width, r.widths[2 * b])
+    return DONE
 
 
 cdef double gradient_norm(const floating* any, const Run* r) noexcept nogil:
@@ -530,8 +635,8 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
             bad[1] = r.bad[2 * i] if r.bad[2 * i] >= 0 else r.bad[2 * i + 1]
             return NOT_FINITE_X if r.bad[2 * i] >= 0 else BAD_LABEL if r.loss_kind == SOFTMAX else NOT_FINITE_Y
     for b in range(r.n_blocks):
-        r.block = b
-        phase(any, r, FORWARD, r.blocks[b].width, r.widths[2 * b])
+        if forward_block(any, r, b) != DONE:
+            return FAILED
     if r.y.base == NULL:
         return DONE
 
@@ -544,20 +649,41 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
             r.weight += row_weight(r, i)
     terms = r.weight if r.loss_kind == SOFTMAX else r.weight * r.n_out
     r.scale = 1 / terms if terms > 0 else 0
+    if r.exchange != NULL:
+        r.scale = 1 / (r.batch_weights[r.position] * (1 if r.loss_kind == SOFTMAX else r.n_out)) if terms > 0 else 0
     phase(any, r, LOSS, r.n, rows)
     for i in range(divide_up(r.n, rows)):
         add(total, (<double*>(r.memory + r.partials))[2 * i])
         total[1] += (<double*>(r.memory + r.partials))[2 * i + 1]
     loss_of_step[0] = compensated(total[0], total[1]) / terms if terms > 0 else 0
-    if r.updates and not isfinite(loss_of_step[0]):
+    if r.updates and not isfinite(loss_of_step[0]) and r.exchange == NULL:
         return NOT_FINITE_LOSS
 
-    phase(any, r, TOP, last.width, r.widths[2 * r.n_blocks - 2])
+    r.op_end = last.end
+    r.half_end = False
+    backward_until(r, r.n_blocks - 1)
+    phase(any, r, OPERATIONS, last.width, r.widths[2 * r.n_blocks - 2])
+    if backward_rest(any, r, r.n_blocks - 1) != DONE:
+        return FAILED
     for b in range(r.n_blocks - 1, -1, -1):
         if r.blocks[b].dense:
             r.block = b
+            if b > 0:
+                r.op_end = r.blocks[b - 1].end
+                r.half_end = False
+                backward_until(r, b - 1)
             phase(any, r, BACKWARD, r.ops[r.blocks[b].begin].n_in, r.widths[2 * b + 1])
-    if r.updates and not r.fused:
+            if r.exchange != NULL and exchange(r, WEIGHT, r.blocks[b].begin):
+                return FAILED
+            if b > 0 and r.blocks[b - 1].has_gradient and backward_rest(any, r, b - 1) != DONE:
+                return FAILED
+    if r.exchange != NULL:
+        # a loss that is not finite here shows in everyone's gradient
+        if not isfinite(loss_of_step[0]):
+            (<floating*>(r.parameters + r.to_gradient))[r.n_parameters - 1] = <floating>loss_of_step[0] - <floating>loss_of_step[0]
+        if exchange(r, GRADIENT, 0):
+            return FAILED
+    if r.updates and not r.fused and (r.clip_norm > 0 or r.exchange == NULL):
         norm = gradient_norm(any, r)
         if not isfinite(norm):
             return NOT_FINITE_GRADIENT
@@ -566,6 +692,7 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
             shrink = <floating>(r.clip_norm / norm)
             for i in range(r.n_parameters):
                 g[i] = g[i] * shrink
+    if r.updates and not r.fused:
         phase(any, r, UPDATE, r.n_parameters, FLAT)
     if r.average != NULL and r.average_rate > 0:
         phase(any, r, AVERAGE, r.n_parameters, FLAT)
@@ -593,6 +720,18 @@ cdef bint is_finite(const floating* any, const Run* r) noexcept nogil:
     if r.has_second:
         look(<floating*>(r.parameters + r.to_second), r.n_parameters, &bad)
     return not bad
+
+
+cdef int look_at_state(const floating* any, Run* r) noexcept nogil:
+    # all processes find the same
+    cdef bint finite = is_finite(any, r)
+    cdef int others
+    if r.exchange != NULL:
+        others = exchange(r, FINITE, finite)
+        if others < 0:
+            return FAILED
+        finite = others
+    return DONE if finite else NOT_FINITE_STATE
 
 
 cdef void copy_state(const floating* any, const Run* r, bint back) noexcept nogil:
@@ -685,9 +824,10 @@ cdef int train_steps(
     cdef int status = DONE
     while position < n_steps:
         if r.updates and (careful or position == 0 or position - progress[SNAPSHOT] >= SNAPSHOT_STEPS):
-            if position > 0 and not careful and not is_finite(any, r):
-                status = NOT_FINITE_STATE
-                break
+            if position > 0 and not careful:
+                status = look_at_state(any, r)
+                if status != DONE:
+                    break
             copy_state(any, r, False)
             progress[SNAPSHOT] = position
             sums[SNAPSHOT_TOTAL] = sums[TOTAL]
@@ -695,6 +835,7 @@ cdef int train_steps(
         r.start = starts[position]
         r.n = starts[position + 1] - r.start
         r.step = first_step + position
+        r.position = position
         r.n_threads = threads_now(tuner, n_threads) if tuner != NULL else n_threads
         r.lr = lrs[position] if several_lrs else lrs[0]
         if r.has_second:
@@ -705,12 +846,12 @@ cdef int train_steps(
             averaged = trained - average_from + position
             r.average_rate = max(average_rate, 1 / (averaged + 1)) if averaged >= 0 else 0
         status = step(any, r, &sums[LAST], bad)
-        if status == DONE and careful and not is_finite(any, r):
-            status = NOT_FINITE_STATE
+        if status == DONE and careful:
+            status = look_at_state(any, r)
         if status != DONE:
             if careful:
                 copy_state(any, r, True)
-            elif r.updates and not is_finite(any, r):
+            elif r.updates and r.exchange == NULL and not is_finite(any, r):
                 status = NOT_FINITE_STATE
             break
         add(&sums[TOTAL], sums[LAST] * r.weight)
@@ -723,8 +864,8 @@ cdef int train_steps(
         if now > deadline and position < n_steps:
             status = OUT_OF_TIME
             break
-    if status == DONE and r.updates and not careful and not is_finite(any, r):
-        status = NOT_FINITE_STATE
+    if status == DONE and r.updates and not careful:
+        status = look_at_state(any, r)
     if status >= NOT_FINITE_LOSS and not careful:
         copy_state(any, r, True)
         progress[POSITION] = progress[SNAPSHOT]
@@ -745,9 +886,12 @@ def train(
     double weight_decay, bint decays_all, double clip_norm, double average_rate, double average_from, double trained,
     bint fused, bint updates, bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads,
     double[::1] tuner, double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None,
-    Py_ssize_t[::1] bad not None, double[:, ::1] profile,
+    Py_ssize_t[::1] bad not None, double[:, ::1] profile, exchange=None,
 ):
     """Steps of an epoch from `progress` on, until they are done or something happens; says what."""
+    cdef const double[::1] batch_weights
+    cdef const Py_ssize_t[::1] batch_offsets, batch_rows
+    cdef double[::1] shared
     cdef Run r
     cdef int status
     cdef Py_ssize_t got
@@ -788,6 +932,16 @@ def train(
     r.key, r.step = key, first_step
     r.profile = &profile[0, 0] if profile is not None else NULL
     r.n_places = profile.shape[1] if profile is not None else 0
+    r.exchange = NULL
+    r.synchronised = False
+    if exchange is not None:
+        batch_weights, batch_offsets, batch_rows, shared = (
+            exchange.batch_weights, exchange.batch_offsets, exchange.batch_rows, exchange.shared)
+        extents(min(batch_weights.shape[0], min(batch_offsets.shape[0], batch_rows.shape[0])) >= starts.shape[0] - 1)
+        r.exchange = <void*>exchange
+        r.batch_weights, r.batch_offsets, r.batch_rows = &batch_weights[0], &batch_offsets[0], &batch_rows[0]
+        r.shared = &shared[0]
+        r.synchronised, r.first_rank = exchange.synchronised, exchange.first
     own_memory()
     with nogil:
         got = join(n_threads)
@@ -912,5 +1066,7 @@ LOSS_ROWS = LOSS_NUMBERS
 TUNER = sizeof(Tuner) // sizeof(double)
 STATUS = {
     "done": DONE, "out of time": OUT_OF_TIME, "x": NOT_FINITE_X, "label": BAD_LABEL, "y": NOT_FINITE_Y, "loss": NOT_FINITE_LOSS,
-    "gradient": NOT_FINITE_GRADIENT, "state": NOT_FINITE_STATE,
+    "gradient": NOT_FINITE_GRADIENT, "state": NOT_FINITE_STATE, "failed": FAILED,
 }
+#: What `exchange.now` is asked for.
+EXCHANGES = {"statistics": STATISTICS, "sums": SUMS, "weight": WEIGHT, "gradient": GRADIENT, "finite": FINITE}
