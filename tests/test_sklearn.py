@@ -255,7 +255,16 @@ def test_warm_start_goes_on() -> None:
     assert len(parts.validation_scores_) == 6 and len(parts.loss_curve_) == 18
 
 
-@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix, sparse.csr_array])
+def test_the_best_weights_of_all_fits() -> None:
+    mlp = MLPClassifier(**QUICK, early_stopping=True, warm_start=True, batch_size=100).fit(X, Y)
+    best, score = [a.copy() for a in parameters(mlp)], mlp.best_validation_score_
+    mlp.set_params(learning_rate_init=1.0).fit(X, Y)
+    assert max(mlp.validation_scores_[6:]) < score == mlp.best_validation_score_
+    for a, b in zip(parameters(mlp), best, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix, sparse.csr_matrix])
 def test_sparse_is_dense(container: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ours, "PREDICTED_ROWS", 100)
     dense = MLPClassifier(**QUICK).fit(X, Y)
