@@ -2,8 +2,9 @@
 
     python tests/mutants.py [--only WORDS] [--table docs/mutants.md]
 
-Needs what the tests need and a compiler. Builds the copy once, then for each bug what depends on it, and runs the test files
-named beside it until one test fails; where none does, all the others. Ends with status 1 if a bug survives.
+Needs what the tests need, a compiler and, for the bugs that say so, PyTorch or onnxruntime. Builds the copy once, then for each
+bug what depends on it, and runs the test files named beside it until one test fails; where none does, all the others. Ends with
+status 1 if a bug survives.
 """
 
 import argparse
@@ -98,6 +99,23 @@ MUTANTS = [
            "if shuffle and self._step != steps and self._rng is rng:", "if shuffle and self._rng is rng:", "training"),
     Mutant("an error leaves the network busy", "src/fastnn/network.py",
            "                del self._holder[\"by\"]\n", "                pass\n", "training network"),
+    Mutant("velocity not scaled when scikit-learn's learning rate changes", "src/fastnn/sklearn.py",
+           "        if net._velocity is not None and rate > 0:\n", "        if False:\n", "sklearn"),
+    Mutant("a fit ends an epoch early for want of improvement", "src/fastnn/sklearn.py",
+           "if mlp._no_improvement_count > mlp.n_iter_no_change:", "if mlp._no_improvement_count >= mlp.n_iter_no_change:",
+           "sklearn"),
+    Mutant("early stopping leaves the last weights, not the best", "src/fastnn/sklearn.py",
+           "            trained.load_state_dict(self._best)\n", "            pass\n", "sklearn"),
+    Mutant("class weights of the classes that a batch has", "src/fastnn/sklearn.py",
+           'if self.class_weight != "balanced":', "if False:", "sklearn"),
+    Mutant("the memory under a predictor can be made writeable", "src/fastnn/predictor.py",
+           "        memory.flags.writeable = False\n", "        pass\n", "predictor"),
+    Mutant("tied parameters become two (needs PyTorch)", "src/fastnn/interop.py",
+           "                if owner != name:\n", "                if False:\n", "interop"),
+    Mutant("eps of a batch norm not in the ONNX file (needs onnxruntime)", "src/fastnn/interop.py",
+           '"BatchNormalization", names, {"epsilon": layer.eps}', '"BatchNormalization", names, {}', "interop"),
+    Mutant("arrays that offer __dlpack__ alone refused", "src/fastnn/_check.py",
+           'np.asarray(a) if hasattr(a, "__array__") else np.from_dlpack(a)', "np.asarray(a)", "contract network"),
 ]
 
 

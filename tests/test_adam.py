@@ -117,13 +117,24 @@ def test_a_gradient_that_stays_is_followed_at_the_rate(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_step_is_never_far_beyond_the_rate(rng, dtype):
-    """Section 2.1 of Kingma & Ba: |step| <= lr max(1, (1 - beta1) / sqrt(1 - beta2)), however gradients jump."""
+    """Section 2.1 of Kingma & Ba: |step| <= lr max(1, (1 - beta1) / sqrt(1 - beta2)), if gradients jump."""
     param, m, v = (np.zeros(300, dtype) for _ in range(3))
     for step in range(1, 200):
         before = param.copy()
         grad = (rng.standard_normal(300) * 10.0 ** rng.integers(-6, 6, 300)).astype(dtype)
         adam_update(param, grad, m, v, lr=1e-3, step=step)
         assert np.abs(param - before).max() <= 1e-3 * max(1, 0.1 / np.sqrt(0.001)) * (1 + 1e-3)
+
+
+def test_the_longest_step():
+    """If they grow, by beta2 / beta1 each time, it is that of the Cauchy-Schwarz inequality for both sums."""
+    param, m, v = (np.zeros(1) for _ in range(3))
+    longest = 0.0
+    for step in range(12_000, 13_500):      # after many of gradient 0
+        before = param[0]
+        adam_update(param, np.array([1e-80 * (0.999 / 0.9) ** (step - 12_000)]), m, v, lr=1.0, step=step, eps=1e-200)
+        longest = max(longest, before - param[0])
+    np.testing.assert_allclose(longest, 0.1 / np.sqrt((1 - 0.999) * (1 - 0.81 / 0.999)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -208,6 +208,11 @@ def unknown_modules(torch):
     hooked.register_forward_hook(lambda *_: None)
     tied = nn.Linear(2, 2)
     tied.weight = linear.weight
+    view, other_way = nn.Linear(2, 2), nn.Linear(2, 2)
+    view.weight = nn.Parameter(linear.weight.data)
+    other_way.weight = nn.Parameter(linear.weight.data.T)
+    patched = nn.ReLU()
+    patched.forward = lambda x: -x
     return {
         "a module of its own": (Block(), TypeError, r"module\[1\]: expected a module .*Block"),
         "a subclass": (OwnLinear(2, 2), TypeError, r"module\[1\]: .*OwnLinear"),
@@ -219,6 +224,11 @@ def unknown_modules(torch):
         "a hook": (hooked, ValueError, r"module\[1\]: .*hooks"),
         "a module again": (linear, ValueError, r"module\[1\]: expected parameters of its own, got those of module\[0\]"),
         "a shared parameter": (tied, ValueError, r"module\[1\]: expected parameters of its own, got those of module\[0\]"),
+        "a shared memory": (view, ValueError, r"module\[1\]: expected parameters of its own, got those of module\[0\]"),
+        "a shared memory, transposed": (other_way, ValueError, r"module\[1\]: expected parameters of its own"),
+        "a forward of its own": (patched, ValueError, r"module\[1\]: expected the forward of torch\.nn\.ReLU, got"),
+        "layer norm": (nn.LayerNorm(2), TypeError, r"module\[1\]: expected a module .*LayerNorm"),
+        "eps": (nn.BatchNorm1d(2, eps=0.0), ValueError, r"module\[1\]\.eps: expected a number > 0, got 0\.0"),
         "slope": (nn.LeakyReLU(0.2), ValueError, r"module\[1\]\.negative_slope: expected 0\.01, got 0\.2"),
         "alpha": (nn.ELU(0.5), ValueError, r"module\[1\]\.alpha: expected 1\.0, got 0\.5"),
         "beta": (nn.Softplus(2), ValueError, r"module\[1\]\.beta: "),
@@ -236,7 +246,8 @@ def unknown_modules(torch):
 
 NAMES = (
     "a module of its own", "a subclass", "another forward", "a convolution", "nested", "softmax", "log softmax", "a hook",
-    "a module again", "a shared parameter", "slope", "alpha", "beta", "threshold", "no statistics", "cumulative", "momentum",
+    "a module again", "a shared parameter", "a shared memory", "a shared memory, transposed", "a forward of its own",
+    "layer norm", "eps", "slope", "alpha", "beta", "threshold", "no statistics", "cumulative", "momentum",
     "all dropped", "flattened rows", "flattened in part", "widths", "nothing there")
 
 
@@ -247,6 +258,26 @@ def test_what_cannot_be_had_is_named(torch, name):
     module, error, text = cases[name]
     with pytest.raises(error, match=f"^{text}"):
         interop.from_torch(torch.nn.Sequential(linear, module))
+
+
+def test_a_sigmoid_that_the_loss_has(torch):
+    nn = torch.nn
+    module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Tanh(), nn.Sigmoid()))
+    with pytest.raises(ValueError, match=r"^module\[1\]\[1\]: expected no Sigmoid at the end with loss='sigmoid_"):
+        interop.from_torch(module, loss="sigmoid_cross_entropy")
+    x = rows(FLOAT32, width=2)
+    assert_near(interop.from_torch(module, loss="mean_squared_error").predict(x), of_torch(torch, module, x))
+    interop.from_torch(nn.Sequential(module, nn.Linear(2, 2)), loss="sigmoid_cross_entropy")
+
+
+def test_numbers_stay_finite(torch):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).double()
+    module[1].running_var[1] = 1e39
+    with pytest.raises(ValueError, match=r"^module\[1\]: expected parameters that are finite in float32"):
+        interop.from_torch(module, dtype="float32")
+    assert interop.from_torch(module).layers[1].running_var[1] == 1e39
+    module[1].running_var[1] = np.inf       # what is there is taken
+    assert interop.from_torch(module, dtype="float32").layers[1].running_var[1] == np.inf
 
 
 def test_arguments_for_torch(torch):

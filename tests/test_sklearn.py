@@ -170,6 +170,32 @@ def test_a_small_fit_leaves_what_goes_on(solver: str) -> None:
     assert all(a.dtype == np.float32 for a in parameters(mlp)) and mlp.predict_proba(X).dtype == np.float32
 
 
+def test_a_small_fit_is_in_the_range_of_its_dtype() -> None:
+    x, y = X_REAL[:150], Y_REAL[:150]
+    for data in ((x * 1e40, y), (x, y * 1e40)):
+        with pytest.raises(ValueError, match=r"non-finite parameter weights|y: expected finite numbers"):
+            MLPRegressor(**QUICK).fit(*data)
+    wild = SGD | {"learning_rate_init": 1e3, "activation": "identity", "max_iter": 3, "hidden_layer_sizes": 5}
+    exact = MLPRegressor(**wild, dtype="float64").fit(x, y * 100)
+    assert all(np.isfinite(a).all() for a in parameters(exact)) and max(abs(a).max() for a in parameters(exact)) > 1e39
+    with pytest.raises(ValueError, match=r"non-finite parameter weights.*\(they are too large for float32\)"):
+        MLPRegressor(**wild).fit(x, y * 100)
+    # the best weights are those of the first epoch; the velocity is infinite by now
+    mlp = MLPRegressor(**wild, early_stopping=True).fit(x, y * 100)
+    assert all(np.isfinite(a).all() for a in parameters(mlp)) and mlp._network._velocity is None
+    mlp.set_params(early_stopping=False).partial_fit(x / 1e10, y)
+    # of moments alone: the gradient's square
+    with pytest.raises(ValueError, match=r"\(they are too large for float32\)"):
+        MLPRegressor(**QUICK).fit(x, y * 1e30)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_fits_of_sparse_and_dense_rows_are_the_same(dtype: str) -> None:
+    dense = MLPClassifier(**QUICK, dtype=dtype).fit(X[:150], Y[:150])
+    assert_same(dense, MLPClassifier(**QUICK, dtype=dtype).fit(sparse.csr_array(X[:150]), Y[:150]))
+    assert_same(dense, MLPClassifier(**QUICK, dtype=dtype).fit(np.asfortranarray(X[:150]), Y[:150]))
+
+
 def test_tools_of_scikit_learn() -> None:
     pipe = make_pipeline(StandardScaler(), MLPClassifier(**QUICK | {"max_iter": 20, "learning_rate_init": 0.01}))
     assert cross_val_score(pipe, X, Y, cv=3).mean() > 0.85
@@ -229,7 +255,16 @@ def test_warm_start_goes_on() -> None:
     assert len(parts.validation_scores_) == 6 and len(parts.loss_curve_) == 18
 
 
-@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix, sparse.csr_array])
+def test_the_best_weights_of_all_fits() -> None:
+    mlp = MLPClassifier(**QUICK, early_stopping=True, warm_start=True, batch_size=100).fit(X, Y)
+    best, score = [a.copy() for a in parameters(mlp)], mlp.best_validation_score_
+    mlp.set_params(learning_rate_init=1.0).fit(X, Y)
+    assert max(mlp.validation_scores_[6:]) < score == mlp.best_validation_score_
+    for a, b in zip(parameters(mlp), best, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix, sparse.csr_matrix])
 def test_sparse_is_dense(container: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ours, "PREDICTED_ROWS", 100)
     dense = MLPClassifier(**QUICK).fit(X, Y)
@@ -258,7 +293,11 @@ def test_labels_of_any_kind() -> None:
     assert two.predict(X_TWO).dtype == bool and two.predict_proba(X_TWO).shape == (len(X_TWO), 2)
     assert set(MLPClassifier(**QUICK).fit(X[:9], [7] * 9).predict(X)) == {7}
     many = MLPClassifier(**QUICK).fit(X_MANY, sparse.csr_array(Y_MANY))
-    assert many.predict(X_MANY).shape == Y_MANY.shape and many.predict(X_MANY).dtype.kind == "i"
+    assert sparse.issparse(many.predict(X_MANY)) and many.predict(X_MANY).dtype.kind == "i"
+    dense = MLPClassifier(**QUICK).fit(X_MANY, Y_MANY)
+    np.testing.assert_array_equal(many.predict(X_MANY).toarray(), dense.predict(X_MANY))
+    parts = MLPClassifier(**QUICK).partial_fit(X_MANY, sparse.csr_array(Y_MANY), classes=[0, 1, 2])
+    assert sparse.issparse(parts.predict(X_MANY)) and parts.predict_proba(X_MANY).shape == Y_MANY.shape
     with pytest.raises(ValueError, match="y: expected an indicator matrix of several labels, as before, got one label"):
         many.partial_fit(X_MANY, Y_MANY[:, 0])
 
@@ -274,6 +313,36 @@ def test_class_weight_is_a_sample_weight() -> None:
     assert recalls[0] > recalls[1]
     with pytest.raises(ValueError, match="class_weight: expected a dict for partial_fit"):
         MLPClassifier(class_weight="balanced").partial_fit(X, Y, classes=range(10))
+    with pytest.raises(ValueError, match=r"class_weight: expected entries >= 0, got -5\.0"):
+        MLPClassifier(**QUICK, class_weight={3: -5.0}).fit(X, Y)
+
+
+def test_class_weight_of_classes_that_a_batch_has_not() -> None:
+    names = np.array(["zero", "one", "two"])
+    few = Y < 2
+    parts = MLPClassifier(**QUICK, class_weight={"two": 5.0, "one": 3.0}).partial_fit(X[few], names[Y[few]], classes=names)
+    own = MLPClassifier(**QUICK).partial_fit(X[few], names[Y[few]], np.where(Y[few] == 1, 3.0, 1.0), classes=names)
+    assert_same(parts, own)
+    # of several labels the weights multiply
+    some = Y_MANY[:, 2] == 0
+    parts = MLPClassifier(**QUICK, class_weight=[{1: 3.0}, {0: 0.5}, {1: 9.0}]).partial_fit(
+        X_MANY[some], Y_MANY[some], classes=[0, 1, 2])
+    weight = np.where(Y_MANY[some, 0] == 1, 3.0, 1.0) * np.where(Y_MANY[some, 1] == 0, 0.5, 1.0)
+    assert_same(parts, MLPClassifier(**QUICK).partial_fit(X_MANY[some], Y_MANY[some], weight, classes=[0, 1, 2]))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, ">f4", np.int8, object])
+def test_numbers_of_any_dtype(dtype: Any) -> None:
+    y = (10 * Y_REAL[:, 0]).astype(np.int8)
+    expected = MLPRegressor(**QUICK).fit(X_REAL, y.astype(float))
+    assert_same(expected, MLPRegressor(**QUICK).fit(X_REAL, y.astype(dtype)))
+
+
+def test_the_penalty_of_huge_weights_is_finite() -> None:
+    mlp = MLPRegressor(**SGD | {"learning_rate_init": 1e-9, "hidden_layer_sizes": ()}).partial_fit(X_REAL[:200], Y_REAL[:200])
+    mlp.coefs_[0][...] = 1e25
+    mlp.partial_fit(X_REAL[:200] / 1e25, Y_REAL[:200])      # of one batch: the penalty is that before it
+    assert mlp.loss_ == pytest.approx(0.5 * 1e-4 / 200 * 30 * 1e50)
 
 
 def test_written_weights_count() -> None:

@@ -295,8 +295,8 @@ def fit(net: Sequential, comm: Any, synchronised: Any, callbacks: Any, prepare: 
     job = _together(world, lambda: _checked(net, synchronised, prepare(callbacks)))
     _alike(world, net, job)
     has_norms = any(isinstance(layer, BatchNorm) for layer in net.layers)
-    starts = _as_many_steps(world, job, 2 if has_norms and not synchronised else 1)
-    job = replace(job, starts=starts, world=World(world, Exchange(world, net, synchronised)))
+    batches = _as_many_steps(world, job, 2 if has_norms and not synchronised else 1)
+    job = replace(job, starts=batches, world=World(world, Exchange(world, net, synchronised)))
     cores = usable_cores() // world.neighbours()
     try:
         with num_threads(max(cores, 1) if automatic() else None):
@@ -354,7 +354,7 @@ def _alike(world: Communicator, net: Sequential, job: Job) -> None:
         given = {name: state[name] for name in kept}, optimizer is net._optimizer, optimizer.state()
     state, going_on, learnt = world.gather(given)[0]
     if world.rank:
-        net._replace(state["_state"])
+        net._plan.replace(state["_state"])
         for name in ("_velocity", "_second_moment", "_average"):
             a = state[name] if going_on else None
             dtype = FLOAT64 if name == "_average" else net.dtype
@@ -367,8 +367,8 @@ def _alike(world: Communicator, net: Sequential, job: Job) -> None:
 
 
 def _as_many_steps(world: Communicator, job: Job, least: int) -> list[Array]:
-    """The batches, as many on each process: one that has another number than the most cuts its rows evenly into as many, each of
-    at least so many rows.
+    """The batches, as many on each process: one that has another number than the most cuts its rows evenly into as many, each
+    of at least so many rows.
     """
     result = []
     for starts, steps in zip(job.starts, np.max(world.gather([len(starts) - 1 for starts in job.starts]), axis=0), strict=True):

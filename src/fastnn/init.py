@@ -119,7 +119,7 @@ def _lsuv(net: Sequential, x: Array, tol: float, max_iter: int) -> list[dict[str
         out = z
         weights[f"{i}.weight"] = own["weight"]
         report.append({"layer": i, "variance": variance, "iterations": iterations})
-    net._replace(weights)
+    net._plan.replace(net.state_dict() | weights)
     return report
 
 
@@ -178,7 +178,7 @@ def output_bias(net: Sequential, y: Array) -> None:
 
 @alone
 def _set_output_bias(net: Sequential, bias: Array) -> None:
-    net._replace({f"{len(net.layers) - 1}.bias": bias})
+    net._plan.replace(net.state_dict() | {f"{len(net.layers) - 1}.bias": bias})
 
 
 def equal_units(net: Sequential) -> dict[int, list[list[int]]]:

@@ -90,8 +90,8 @@ def from_torch(
     Parameters
     ----------
     module : torch.nn.Module
-        In either mode, on any device; it is left as it is. A ``Softmax``, ``LogSoftmax`` or ``Sigmoid`` at its end is part of
-        the loss here, and must not be there.
+        In either mode, on any device; it is left as it is. A ``Softmax`` or ``LogSoftmax`` at its end, or a ``Sigmoid`` with
+        ``loss="sigmoid_cross_entropy"``, is part of the loss here, and must not be there.
     loss : str
         As for `Sequential`.
     dtype : {"float32", "float64"}, optional
@@ -108,7 +108,7 @@ def from_torch(
     ------
     TypeError, ValueError
         Naming the module, such as ``module[2][0]``, that is none of these, has options that a layer here has not, has forward
-        hooks, or shares parameters with another.
+        hooks or a forward of its own, shares parameters with another, or has some that are not finite in `dtype` alone.
     ImportError
         Without PyTorch.
     """
@@ -124,20 +124,24 @@ def from_torch(
         for own in _names(layer):
             tensor = getattr(part, TORCH_NAMES.get(own, own))
             if tensor is not None:      # a batch norm may have neither gamma nor beta
-                if id(tensor) in owners:
-                    raise _check.no_counterpart(name, f"parameters of its own, got those of {owners[id(tensor)]}")
                 if tensor.is_meta:
                     raise _check.no_counterpart(name, "a module with numbers, got one on the device 'meta'")
-                owners[id(tensor)] = name
+                owner = owners.setdefault(tensor.data_ptr(), name)      # two parameters may have one memory
+                if owner != name:
+                    raise _check.no_counterpart(name, f"parameters of its own, got those of {owner}")
                 tensors[f"{len(layers)}.{own}"] = tensor
         layers.append(layer)
+    if loss == "sigmoid_cross_entropy" and layers and isinstance(layers[-1], Activation) and layers[-1].kind == "sigmoid":
+        raise _check.no_counterpart(name, f"no Sigmoid at the end with loss={loss!r}, which has it; leave it out")
     if dtype is None:
         dtype = _check.one_dtype(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}), "module")
     net = Sequential(layers, loss=loss, dtype=dtype, seed=seed)
     arrays = {}
     for name, tensor in tensors.items():
-        a = tensor.detach().to("cpu", getattr(torch, net.dtype.name)).numpy()
-        arrays[name] = a.T if name.endswith(".weight") else a
+        a = tensor.detach().to("cpu", getattr(torch, net.dtype.name))
+        if not torch.equal(a.isfinite(), tensor.isfinite().cpu()):
+            raise _check.no_counterpart(owners[tensor.data_ptr()], f"parameters that are finite in {net.dtype}")
+        arrays[name] = a.T.numpy() if name.endswith(".weight") else a.numpy()
     net.load_state_dict(net.state_dict() | arrays)
     return net
 
@@ -282,6 +286,8 @@ def _parts(torch: Any, module: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _no_hooks(module: Any, name: str) -> None:
     if module._forward_hooks or module._forward_pre_hooks:
         raise _check.no_counterpart(name, "a module without forward hooks, got one whose hooks would be lost")
+    if "forward" in vars(module):
+        raise _check.no_counterpart(name, f"the forward of torch.nn.{type(module).__name__}, got an instance with its own")
 
 
 def _layer_of(torch: Any, module: Any, name: str) -> Layer | None:
@@ -298,6 +304,7 @@ def _layer_of(torch: Any, module: Any, name: str) -> Layer | None:
         return Dense(module.in_features, module.out_features, bias=module.bias is not None)
     if kind is nn.BatchNorm1d:
         need("track_running_stats", module.running_mean is not None, "running statistics")
+        need("eps", module.eps > 0, "a number > 0")
         need("momentum", module.momentum is not None and 0 <= module.momentum <= 1, "a number in [0, 1]")
         return BatchNorm(module.num_features, eps=module.eps, momentum=module.momentum)
     if kind is nn.Dropout:

@@ -200,8 +200,7 @@ class Sequential:
         self._holder, self._profile, self._tuner = {}, None, np.zeros(engine.TUNER, np.float64)
         self._spare = copy.deepcopy(self._rng)
         self._plan = Plan(self.layers, self.n_in, self.n_out, self.loss, self.dtype, Owner())
-        for name, a in self._state():
-            a[...] = arrays[name]
+        self._plan.replace(arrays)
         self._velocity = None if velocity is None else self._plan.flat(velocity, self.dtype)
         self._second_moment = None if second_moment is None else self._plan.flat(second_moment, self.dtype)
         self._average = None if average is None else self._plan.flat(average, FLOAT64)
@@ -409,7 +408,7 @@ class Sequential:
         self, x: Any, y: Any, epochs: Any, batch_size: Any, optimizer: Any, validation_data: Any, shuffle: Any, callbacks: Any,
         progress: Any, last_batch: Any, sample_weight: Any, class_weight: Any, check_finite: Any, alone: bool = True,
     ) -> Job:
-        """A training, every argument of which has been checked; nothing has changed. Not `alone`: a batch has rows elsewhere."""
+        """A training, every argument of which has been checked; nothing has changed. Not `alone`: it has rows elsewhere."""
         pieces: Pieces
         if isinstance(x, Source):
             pieces = self._source(x, y, sample_weight, class_weight)
@@ -587,15 +586,13 @@ class Sequential:
         RuntimeError
             If the network is busy.
         """
-        state = self._plan.state.copy()
-        views = {f"{i}.{name}": a for (i, name), a in self._plan.state_views(state).items()}
-        _check.entries(d, "d", views.keys())
-        for name, _ in self._state():
-            views[name][...] = _check.array_of_shape(d[name], name, views[name].shape)
+        arrays = dict(self._state())
+        _check.entries(d, "d", arrays.keys())
+        for name, a in arrays.items():
+            arrays[name] = _check.array_of_shape(d[name], name, a.shape).astype(self.dtype, copy=False)
             if name.endswith(".running_var"):
-                _check.non_negative_entries(views[name], name)
-        # in one piece: Ctrl-C falls before it or behind it
-        self._plan.state[...] = state
+                _check.non_negative_entries(arrays[name], name)
+        self._plan.replace(arrays)
 
     @alone
     def refresh_statistics(self, x: Array, *, batch_size: int = 128) -> None:
@@ -631,7 +628,7 @@ class Sequential:
         if any(isinstance(layer, BatchNorm) for layer in self.layers):
             order = np.random.Generator(np.random.PCG64(statistics.ORDER)).permutation(len(x))
             batches = (statistics.batch(x, order[a:b], self.dtype) for a, b in itertools.pairwise(starts))
-            self._replace(statistics.population(self.layers, batches, self.dtype))
+            self._plan.replace(self.state_dict() | statistics.population(self.layers, batches, self.dtype))
 
     @alone
     def fold_batchnorm(self) -> Sequential:
@@ -659,7 +656,7 @@ class Sequential:
         """
         layers, arrays, lost = folding.folded(self.layers, self.dtype)
         net = Sequential(layers, loss=self.loss, dtype=self.dtype, seed=0)
-        net._replace(arrays)
+        net._plan.replace(arrays)
         net.inference_only = lost or self.inference_only
         return net
 
@@ -717,15 +714,6 @@ class Sequential:
         finally:
             # no call here, see `_run`
             by[1] = False
-
-    def _replace(self, arrays: Mapping[str, Array]) -> None:
-        """Take these arrays of the state, which are fit for it, in one piece: Ctrl-C falls before it or behind it."""
-        state = self._plan.state.copy()
-        views = self._plan.state_views(state)
-        for name, a in arrays.items():
-            i, _, kind = name.partition(".")
-            views[int(i), kind][...] = a
-        self._plan.state[...] = state
 
     def _state(self) -> Iterator[tuple[str, Array]]:
         for i, layer in enumerate(self.layers):

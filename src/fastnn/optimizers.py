@@ -139,7 +139,9 @@ class Adam(Optimizer):
     Parameters
     ----------
     lr : float or Schedule
-        Learning rate, >= 0, or one that changes with time, from `fastnn.schedules`. A step changes no parameter by much more.
+        Learning rate, >= 0, or one that changes with time, from `fastnn.schedules`. A step changes a parameter by that where
+        its gradients agree, by less where they do not, and by 7.3 times as much at most, where they grow; with other betas,
+        and ``beta1^2 < beta2``, by ``(1 - beta1) / sqrt((1 - beta2) (1 - beta1^2 / beta2))``.
     beta1, beta2 : float
         In [0, 1): how much of the old first and second moment stays at each step.
     eps : float

@@ -126,6 +126,13 @@ class Plan:
         n = self.parameters.size
         return self.views(flat[:n]) | self._cut(flat[n:], self._statistics)
 
+    def replace(self, arrays: Mapping[str, Array]) -> None:
+        """Take the whole state, by the names of `Sequential.state_dict`, in one piece: Ctrl-C falls before it or behind it."""
+        state = self.state.copy()
+        for (i, name), a in self.state_views(state).items():
+            a[...] = arrays[f"{i}.{name}"]
+        self.state[...] = state
+
     def copies(self, flat: Array) -> dict[tuple[int, str], Array]:
         return {key: a.copy() for key, a in self.views(flat).items()}
 

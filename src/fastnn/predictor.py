@@ -150,9 +150,7 @@ def _arrays(layer: Layer) -> dict[str, Array]:
 def _compiled(layers: Sequence[Layer], arrays: Mapping[str, Array], loss: str, dtype: np.dtype[Any]) -> Plan:
     """The plan of layers that are free so far, holding copies of these arrays."""
     plan = Plan(*connected(list(layers)), loss, dtype, Owner())
-    for i, layer in enumerate(plan.layers):
-        for name, a in _arrays(layer).items():
-            a[...] = arrays[f"{i}.{name}"]
+    plan.replace(arrays)
     return plan
 
 

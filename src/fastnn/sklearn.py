@@ -33,7 +33,7 @@ from fastnn.network import Sequential
 from fastnn.training import chunks
 
 try:
-    from scipy.sparse import issparse
+    from scipy.sparse import csr_matrix, issparse
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import r2_score
@@ -159,7 +159,7 @@ class _Epochs(Callback):
 
     def _squares(self, net: Sequential) -> float:
         weights = net._plan.parameters[:net._plan.n_weights]    # what fills up a row is zero
-        return float(np.dot(weights, weights)) if self.alpha else 0.0
+        return float(np.einsum("i,i", weights, weights, dtype=np.float64)) if self.alpha else 0.0
 
     def on_epoch_end(self, run: Run) -> None:
         mlp, record, before = self.mlp, run.record, self.squares
@@ -347,15 +347,17 @@ class _MLP(_CallbackSupport, BaseEstimator):
         # see `dtype` of `MLPClassifier`
         small = dtype == np.float32 and self.batch_size == "auto" and len(X) <= AUTO_BATCH and not incremental
         trained = _in_dtype(net, np.dtype(np.float64)) if small else net
-        if not incremental and trained.dtype.itemsize < X.dtype.itemsize and X.nbytes <= CONVERTED_BYTES:
-            # the engine would do it in every epoch, with the same bits
-            with np.errstate(over="ignore"):
-                X = X.astype(trained.dtype)
+        with np.errstate(over="ignore"):
+            if small or (not incremental and dtype.itemsize < X.dtype.itemsize and X.nbytes <= CONVERTED_BYTES):
+                # the engine would do it in every epoch, with the same bits
+                X = X.astype(dtype, copy=False)
+            if small and targets.dtype.kind == "f":
+                targets = targets.astype(dtype, copy=False)
         self._train(trained, X, targets, weights, held, callbacks, incremental)
         if self.early_stopping:
             trained.load_state_dict(self._best)
         if small:
-            self._network = _in_dtype(trained, dtype)
+            self._network = self._rounded(trained, dtype)
             self.coefs_, self.intercepts_ = _arrays(self._network)
         if context is not None:
             context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **data)
@@ -391,9 +393,7 @@ class _MLP(_CallbackSupport, BaseEstimator):
             warnings.warn("Training interrupted by user.", stacklevel=caller)
         except DivergedError as error:
             if not self.early_stopping:
-                raise ValueError(
-                    "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                    f"preprocessed. ({error})") from error
+                raise _not_finite(str(error)) from error
             epochs.diverged()
             warnings.warn(f"Stochastic Optimizer: {error} The best ones are restored.", ConvergenceWarning, stacklevel=caller)
         else:
@@ -401,6 +401,17 @@ class _MLP(_CallbackSupport, BaseEstimator):
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged "
                     "yet.", ConvergenceWarning, stacklevel=caller)
+
+    def _rounded(self, net: Sequential, dtype: np.dtype[Any]) -> Sequential:
+        """The network of a small fit in its own dtype, where it may be infinite."""
+        net = _in_dtype(net, dtype)
+        moments = [a for a in (net._velocity, net._second_moment) if a is not None]
+        if not np.isfinite(net._plan.state).all() or not (self.early_stopping or all(np.isfinite(a).all() for a in moments)):
+            raise _not_finite(f"they are too large for {dtype}")
+        if not all(np.isfinite(a).all() for a in moments):
+            # they are not of the best weights, which have been restored
+            net._velocity = net._second_moment = None
+        return net
 
     def _same(self, sizes: list[int], dtype: np.dtype[Any], first: bool) -> None:
         """Training goes on with the network there is: the parameters that it was made with must not have changed."""
@@ -587,8 +598,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
     callbacks : sequence
         For `Sequential.fit`, see `fastnn.callbacks`. (scikit-learn's own are set by ``set_callbacks``.)
     dtype : {"float32", "float64"}
-        Of the network, whatever the dtype of X. A `fit` of one automatic batch, 200 rows at most, computes in float64 and
-        rounds at the end: it is quick all the same, and then a row of weight 2 is just as good as the row twice, in any order.
+        Of the network, whatever the dtype of X. A `fit` of one automatic batch, 200 rows at most, takes its rows and gives its
+        weights in this dtype, but computes in float64 in between: a row of weight 2 must be just as good as the row twice, in
+        any order, to 1e-7, for ``check_estimator``.
 
     Attributes
     ----------
@@ -659,7 +671,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.class_weight == "balanced":
             raise _check.unknown_balance()
         if _check_partial_fit_first_call(self, classes):
-            self._multilabel = type_of_target(y).startswith("multilabel")
+            self._multilabel, self._sparse = type_of_target(y).startswith("multilabel"), issparse(y)
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _targets(self, y: Any, sample_weight: Array | None, incremental: bool) -> tuple[Array, Array | None]:
@@ -668,7 +680,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         multilabel = type_of_target(y).startswith("multilabel")
         classes = unique_labels(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self.classes_, self._multilabel = classes, multilabel
+            self.classes_, self._multilabel, self._sparse = classes, multilabel, issparse(y)
         elif self.warm_start and set(classes) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously got "
@@ -678,11 +690,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}.")
         elif multilabel != self._multilabel:
             raise _check.other_labels(multilabel)
-        weights = sample_weight
-        if self.class_weight is not None:
-            weights = compute_sample_weight(self.class_weight, y) * (1.0 if sample_weight is None else sample_weight)
         if multilabel:
             y = (y.toarray() if issparse(y) else y).astype(bool)
+        weights = sample_weight
+        if self.class_weight is not None:
+            by_class = self._by_class(y)
+            weights = by_class if sample_weight is None else by_class * sample_weight
+        if multilabel:
             self.n_outputs_, self.out_activation_ = y.shape[1], "logistic"
             return y, weights
         codes = np.searchsorted(self.classes_, y)
@@ -692,11 +706,21 @@ class MLPClassifier(ClassifierMixin, _MLP):
         self.n_outputs_, self.out_activation_ = len(self.classes_), "softmax"
         return codes, weights
 
+    def _by_class(self, y: Array) -> Array:
+        """What each row counts by its class, or by its labels."""
+        given = y
+        if self.class_weight != "balanced":
+            # with all classes there are: a batch of partial_fit need not have them
+            given = np.concatenate([y, self.classes_ if y.ndim == 1 else np.repeat([[False], [True]], y.shape[1], axis=1)])
+        weights: Array = compute_sample_weight(self.class_weight, given)[:len(y)]
+        _check.non_negative_entries(weights, "class_weight")
+        return weights
+
     def _score(self, codes: Array, targets: Array, weights: Array | None) -> float:
         hits = codes == targets
         return float(np.average(hits if hits.ndim == 1 else hits.all(axis=1), weights=weights))
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> Any:
         """The class of each row, or with several labels for each whether it holds.
 
         Parameters
@@ -705,7 +729,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
         Returns
         -------
-        ndarray (N,) of classes, or (N, n_outputs) of 0 and 1
+        ndarray (N,) of classes, or (N, n_outputs) of 0 and 1: a sparse matrix if y was one
 
         Raises
         ------
@@ -716,7 +740,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         """
         codes = self._ask(X, "predict")
         if self._multilabel:
-            return codes
+            return csr_matrix(codes) if self._sparse else codes
         if self.out_activation_ == "logistic":
             codes = np.minimum(codes[:, 0], len(self.classes_) - 1)     # there may be one class only
         return self.classes_[codes]
@@ -824,7 +848,8 @@ t_, n_iter_, n_layers_, n_outputs_, n_features_in_, feature_names_in_
             raise _check.not_offered("loss", self.loss, ("squared_error",))
 
     def _targets(self, y: Array, sample_weight: Array | None, incremental: bool) -> tuple[Array, Array | None]:
-        y = y.reshape(len(y), -1)
+        # half and extended precision become double
+        y = y.reshape(len(y), -1).astype(y.dtype if y.dtype in DTYPES else np.float64, copy=False)
         self.n_outputs_, self.out_activation_ = y.shape[1], "identity"
         return y, sample_weight
 
@@ -866,8 +891,15 @@ def _arrays(net: Sequential) -> tuple[list[Array], list[Array]]:
 def _in_dtype(net: Sequential, dtype: np.dtype[Any]) -> Sequential:
     """A copy of the network, velocity and all, that computes in another dtype; they share the optimiser."""
     other = Sequential.__new__(Sequential)
-    other.__setstate__(net.__getstate__() | {"dtype": dtype})
+    with np.errstate(over="ignore"):
+        other.__setstate__(net.__getstate__() | {"dtype": dtype})
     return other
+
+
+def _not_finite(why: str) -> ValueError:
+    return ValueError(
+        "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed. "
+        f"({why})")
 
 
 def _fitted(net: Sequential) -> dict[str, Any]:
