@@ -29,6 +29,8 @@ from fastnn.training import History, Piece
 if TYPE_CHECKING:
     from fastnn.network import Job, Sequential
 
+__all__ = ["Communicator"]
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WHAT = {number: name for name, number in engine.EXCHANGES.items()}
@@ -49,22 +51,61 @@ class Communicator(Protocol):
     size: int
 
     def sum(self, a: Array) -> None:
-        """Add up a C-contiguous array over all processes, in place; all get the same bits."""
+        """Add up an array over all processes, in place; all get the same bits.
+
+        Parameters
+        ----------
+        a : ndarray of any shape, C-contiguous
+        """
 
     def start_sum(self, a: Array) -> Callable[[], None]:
-        """Begin to; what this returns waits for the end."""
+        """Begin to add up an array, as `sum` does.
+
+        Parameters
+        ----------
+        a : ndarray of any shape, C-contiguous
+
+        Returns
+        -------
+        callable
+            Waits for the end.
+        """
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in the order of the ranks, for all of them."""
+        """The values of all processes, in the order of the ranks, for all of them.
+
+        Parameters
+        ----------
+        value : object
+            That can be pickled.
+
+        Returns
+        -------
+        list
+        """
 
     def gather_array(self, a: Array) -> Array:
-        """The arrays of all processes, of one shape, stacked, for all of them."""
+        """The arrays of all processes, stacked in the order of the ranks, for all of them.
+
+        Parameters
+        ----------
+        a : ndarray of any shape, the same on all ranks, C-contiguous
+
+        Returns
+        -------
+        ndarray (size, ...)
+        """
 
     def neighbours(self) -> int:
-        """The processes on this machine."""
+        """How many processes are on this machine.
+
+        Returns
+        -------
+        int
+        """
 
     def abort(self) -> None:
-        """End all processes."""
+        """End all processes, with a status that is not zero."""
 
 
 class Mpi:

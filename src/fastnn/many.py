@@ -57,8 +57,8 @@ def fit_many(
     y : ndarray (N,) or (N, K)
         As for `Sequential.fit`, for the loss of each.
     optimizers : sequence of SGD, Adam or AdamW, or one of them, optional
-        One for each network. A single one is for all, unless its learning rate depends on how it goes (`ReduceOnPlateau`).
-        None goes on with the one that each has had.
+        One for each network. A single one is for all, unless its learning rate depends on how it goes
+        (`schedules.ReduceOnPlateau`). None goes on with the one that each has had.
     epochs, batch_size, validation_data, shuffle, last_batch, sample_weight, class_weight, check_finite
         As for `Sequential.fit`.
     callbacks : callable, optional
