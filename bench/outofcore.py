@@ -87,14 +87,21 @@ def measure(name: str, batch: int, threads: int, sources: dict[str, Any], option
 
 
 def anonymous(name: str, batch: int, threads: int, folder: Path) -> float:
-    """Megabytes of anonymous memory of a process that trains one epoch, at its end; NaN where the system does not say."""
+    """Megabytes of anonymous memory of a process while it trains, at most; NaN where the system does not say."""
     code = f"""
 import fastnn as fnn
 from bench.outofcore import network
 from fastnn.data import Shards
+class Look(fnn.callbacks.Callback):
+    every, most = 100, float("nan")
+    def on_step(self, run):
+        for line in open("/proc/self/status"):
+            if line.startswith("RssAnon"):
+                self.most = max(int(line.split()[1]), 0 if self.most != self.most else self.most)
+look = Look()
 with fnn.num_threads({threads}):
-    network({name!r}).fit(Shards({str(folder)!r}), batch_size={batch}, callbacks=[fnn.callbacks.MaxSteps(4000)])
-print(next((line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon")), "nan"))
+    network({name!r}).fit(Shards({str(folder)!r}), batch_size={batch}, callbacks=[look, fnn.callbacks.MaxSteps(4000)])
+print(look.most)
 """
     try:
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -108,7 +108,7 @@ def test_ctrl_c_leaves_whole_steps(threads: int, width: int, rows: int, total: i
 # ------------------------------------------------------------------------- any signal, at any moment, any exception
 
 STRUCK = """
-import os, random, signal, sys, tempfile, time
+import _thread, gc, os, random, signal, sys, tempfile, time
 import numpy as np
 import fastnn as fnn
 
@@ -202,6 +202,28 @@ def fit():
                 rows = order[start:start + ROWS]
                 twin.train_step(x[rows], y[rows], now)
         same(net, twin, (i, epochs, steps))
+
+def shards():
+    # windows of less than two batches
+    with tempfile.TemporaryDirectory() as folder:
+        rows = fnn.data.Shards.write(folder + "/rows", x, y, rows=50, window=3000)
+        net, twin = build(), build()
+        longest = 3 * duration(lambda: build().fit(rows, epochs=3, batch_size=ROWS, optimizer=optimizer))
+        for i in attempts():
+            validation = wait.choice([None, rows])
+            assert struck(lambda: net.fit(
+                rows, epochs=10**9, batch_size=ROWS, optimizer=optimizer, validation_data=validation), longest) is None
+            epochs, steps = divmod(net._step - twin._step, STEPS)
+            twin.fit(rows, epochs=epochs, batch_size=ROWS, optimizer=optimizer)
+            if steps:
+                twin.fit(rows, batch_size=ROWS, optimizer=optimizer, callbacks=[fnn.callbacks.MaxSteps(steps)])
+            same(net, twin, (i, epochs, steps))
+        for _ in range(100):
+            if not _thread._count():
+                break
+            gc.collect()        # of errors that hold on to frames
+            time.sleep(0.05)
+        assert not _thread._count()
 
 def step():
     net, twin = build(), build()
@@ -336,7 +358,7 @@ globals()[what]()
 print("struck", count[0])
 """
 
-CALLS = ("fit", "step", "look", "construct", "load", "save", "kernels", "draw", "setting")
+CALLS = ("fit", "shards", "step", "look", "construct", "load", "save", "kernels", "draw", "setting")
 
 
 def strike(what: str, times: int, threads: int, seed: int, seconds: float) -> None:

@@ -13,11 +13,11 @@ batch as often as in a full shuffle; two rows of one block meet with probability
 
 from __future__ import annotations
 
+import _thread
 import gzip
 import os
 import queue
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ Path = str | PathLike[str]
 
 BLOCKS = 64                 # of a window
 PATIENCE = 0.05             # seconds between two looks for Ctrl-C while waiting for the reader
+IDLE = 1.0                  # seconds that one waits at most for the reader to end
 PIECE_BYTES = 1 << 22       # that are read at a time, between two looks whether they are still wanted
 
 
@@ -311,7 +312,8 @@ def _read_ahead(
     """The windows, one after the other; a thread reads the next one while this one is used."""
     free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
     ready: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
-    ended = threading.Event()
+    ended: list[bool] = []
+    working = _thread.allocate_lock()       # held while the thread works
 
     def work() -> None:
         try:
@@ -319,25 +321,27 @@ def _read_ahead(
                 window = free.get()
                 if window is None:
                     return
-                window.fill(blocks, lambda: not ended.is_set())
+                window.fill(blocks, lambda: not ended)
                 ready.put(window)
         except BaseException as error:      # for the thread that trains
             ready.put(error)
+        finally:
+            working.release()
 
-    thread = threading.Thread(target=work, name="fastnn reader", daemon=True)
     try:
         for _ in range(min(2, len(of_window))):
             free.put(Window(shards, room, rows, only_targets))
-        thread.start()
+        working.acquire()
+        # in one call: Ctrl-C within those of `threading` can leave its locks as they should not be
+        _thread.start_new_thread(work, ())
         for _ in of_window:
             window = _next(ready)
             yield window
             free.put(window)
     finally:
-        ended.set()
+        ended.append(True)
         free.put(None)
-        if thread.ident is not None:
-            thread.join()
+        working.acquire(timeout=IDLE)
 
 
 def _next(ready: queue.SimpleQueue[Window | BaseException]) -> Window:

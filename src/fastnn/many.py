@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import contextvars
 import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,11 +25,11 @@ PATIENCE = 0.05     # seconds between two looks for Ctrl-C
 class _Stop(Callback):
     """Ends a training between two steps when something has ended them all."""
 
-    def __init__(self, ended: threading.Event) -> None:
+    def __init__(self, ended: list[bool]) -> None:
         self._ended = ended
 
     def on_tick(self, run: Run) -> None:
-        if self._ended.is_set():
+        if self._ended:
             run.stop("the training of all was ended")
 
     on_epoch_end = on_tick
@@ -96,7 +96,7 @@ def fit_many(
     nets, given = list(nets), _optimizers(optimizers, len(nets))
     if callbacks is not None and not callable(callbacks):
         raise _check.wrong_kind(callbacks, "callbacks", "a function that gives the callbacks of a network by its number")
-    ended = threading.Event()
+    ended: list[bool] = []      # (Ctrl-C can leave an Event, or a Thread, locked)
     jobs = []
     for i, net in enumerate(nets):
         _check.instance(net, f"nets[{i}]", Sequential, "a fastnn.Sequential")
@@ -116,13 +116,13 @@ def fit_many(
     n_workers = max(min(get_num_threads(), len(nets)), 1)
     each = max(get_num_threads() // n_workers, 1)
     errors: list[BaseException] = []
-    done: queue.SimpleQueue[None] = queue.SimpleQueue()     # (CPython 3.11 takes a thread for ended whose join was interrupted)
+    done: queue.SimpleQueue[None] = queue.SimpleQueue()
     left = 0
 
     def work() -> None:
         try:
             with num_threads(each):
-                while not ended.is_set():
+                while not ended:
                     try:
                         i = waiting.pop()
                     except IndexError:
@@ -131,18 +131,15 @@ def fit_many(
         finally:
             done.put(None)
 
-    # what the caller has set for its context holds in the threads, too
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), name="fastnn fit_many", daemon=True)
-        for _ in range(n_workers)]
     try:
-        for thread in threads:
-            thread.start()
+        for _ in range(n_workers):
+            # what the caller has set for its context holds in the threads, too
+            _thread.start_new_thread(contextvars.copy_context().run, (work,))
             left += 1
         while left:
             left -= _one(done)
     finally:
-        ended.set()
+        ended.append(True)
         while left:
             left -= _one(done)
     if errors:
@@ -159,7 +156,7 @@ def _one(done: queue.SimpleQueue[None]) -> int:
     return 1
 
 
-def _train(i: int, net: Sequential, job: Job, errors: list[BaseException], ended: threading.Event) -> None:
+def _train(i: int, net: Sequential, job: Job, errors: list[BaseException], ended: list[bool]) -> None:
     try:
         net._fit_alone(job)
     except DivergedError as error:
@@ -167,7 +164,7 @@ def _train(i: int, net: Sequential, job: Job, errors: list[BaseException], ended
     except BaseException as error:      # for the thread that called
         error.add_note(f"in nets[{i}]")
         errors.append(error)
-        ended.set()
+        ended.append(True)
 
 
 def _optimizers(optimizers: Any, n: int) -> list[Any]:
