@@ -152,16 +152,22 @@ def test_shuffled_training_is_repeatable_and_goes_on_after_saving(shards, tmp_pa
 
 # ---- stopping and failing
 
-OTHERS = _thread._count()
+OTHERS = [0]
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """The threads that other tests have left."""
+    OTHERS[0] = _thread._count()
 
 
 def readers() -> int:
     """The reader threads that have not ended after a moment."""
     for _ in range(100):
-        if _thread._count() <= OTHERS:
+        if _thread._count() <= OTHERS[0]:
             break
         time.sleep(0.02)
-    return _thread._count() - OTHERS
+    return _thread._count() - OTHERS[0]
 
 
 def test_callbacks(shards):

@@ -118,13 +118,19 @@ def test_an_error_ends_all_and_names_the_network(x, y):
         fnn.fit_many(nets, x, y)
 
 
-OTHERS = _thread._count()
+OTHERS = [0]
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """The threads that other tests have left."""
+    OTHERS[0] = _thread._count()
 
 
 def waiting() -> bool:
     """Whether threads have not ended after a moment."""
     for _ in range(100):
-        if _thread._count() <= OTHERS:
+        if _thread._count() <= OTHERS[0]:
             return False
         time.sleep(0.02)
     return True
