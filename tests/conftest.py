@@ -3,10 +3,12 @@
 Budgets are in NW = max|error| / max|exact| / eps: the error in units of the last place of the largest result.
 """
 
+import _thread
 import math
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -75,6 +77,26 @@ def pytest_addoption(parser):
     parser.addoption(
         "--record-maxima", action="store_true",
         help="write the errors that test_accuracy.py measures to maxima.json and docs/accuracy.md")
+
+
+# ---- threads
+
+OTHERS = [0]
+
+
+@pytest.fixture
+def counted():
+    """The threads that other tests have left."""
+    OTHERS[0] = _thread._count()
+
+
+def threads_left():
+    """How many threads that have begun since have not ended after a moment."""
+    for _ in range(100):
+        if _thread._count() <= OTHERS[0]:
+            return 0
+        time.sleep(0.02)
+    return _thread._count() - OTHERS[0]
 
 
 # ---- data

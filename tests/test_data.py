@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import _thread
 import gzip
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_refused
+from conftest import assert_refused, threads_left
 
 import fastnn as fnn
 from fastnn import callbacks, data, schedules
 from fastnn.data import Shards
+
+pytestmark = pytest.mark.usefixtures("counted")
 
 N, I, K = 1000, 7, 3    # noqa: E741
 
@@ -115,10 +115,11 @@ def order(shards: Shards, seed: int, batch_size: int = 10) -> np.ndarray:
     x = np.arange(len(shards))
     starts = np.append(np.arange(0, len(shards), batch_size), len(shards))
     taken = []
-    for piece in shards.pieces(starts, np.random.default_rng(seed), lambda ids, y: ids.astype(float), lambda y: y):
-        used = piece.weights[piece.order[:starts[piece.steps] - piece.origin]]
-        assert np.array_equal(piece.x[:, 0], used[np.argsort(piece.order[:len(used)])]) or len(used) < len(piece.x)
-        taken.append(used)
+    with shards.pieces(starts, np.random.default_rng(seed), lambda ids, y: ids.astype(float), lambda y: y) as pieces:
+        for piece in pieces:
+            used = piece.weights[piece.order[:starts[piece.steps] - piece.origin]]
+            assert np.array_equal(piece.x[:, 0], used[np.argsort(piece.order[:len(used)])]) or len(used) < len(piece.x)
+            taken.append(used)
     found = np.concatenate(taken).astype(int)
     assert np.array_equal(np.sort(found), x)
     return found
@@ -152,24 +153,6 @@ def test_shuffled_training_is_repeatable_and_goes_on_after_saving(shards, tmp_pa
 
 # ---- stopping and failing
 
-OTHERS = [0]
-
-
-@pytest.fixture(autouse=True)
-def others() -> None:
-    """The threads that other tests have left."""
-    OTHERS[0] = _thread._count()
-
-
-def readers() -> int:
-    """The reader threads that have not ended after a moment."""
-    for _ in range(100):
-        if _thread._count() <= OTHERS[0]:
-            break
-        time.sleep(0.02)
-    return _thread._count() - OTHERS[0]
-
-
 def test_callbacks(shards):
     seen: list[tuple[int, int]] = []
 
@@ -183,7 +166,30 @@ def test_callbacks(shards):
     net.fit(shards, epochs=2, batch_size=10, callbacks=[Look()])
     assert seen[:2] == [(7, 70), (14, 140)] and seen[14] == (105, 50)
     history = network().fit(shards, batch_size=10, callbacks=[callbacks.MaxSteps(23)])
-    assert history.stopped and readers() <= 0
+    assert history.stopped and not threads_left()
+
+
+@pytest.mark.parametrize("what", ["chunks", "pieces"])
+def test_what_nobody_reads_any_more_ends_without_a_line_of_code(shards, what):
+    """What the handler of a signal raised in such lines would be lost."""
+    lines: list[str] = []
+
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line" and frame.f_code.co_filename != __file__:
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        return look
+
+    if what == "chunks":
+        reading = shards.chunks(10)
+    else:
+        reading = iter(shards.pieces(np.arange(0, N + 1, 10), None, None, lambda y: y).__enter__())
+    next(reading)
+    sys.settrace(look)
+    try:
+        del reading
+    finally:
+        sys.settrace(None)
+    assert not lines and not threads_left()
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -195,13 +201,13 @@ def test_a_file_that_has_become_shorter(shards, shuffle):
     net = network()
     with pytest.raises(OSError, match=r"x-00003.npy: expected 170 rows"):
         net.fit(shards, batch_size=10, shuffle=shuffle)
-    assert (net._step > 0 or shuffle) and readers() <= 0
+    assert (net._step > 0 or shuffle) and not threads_left()
     with pytest.raises(OSError, match=r"x-00003.npy"):
         net.predict(shards)
     os.unlink(path)
     with pytest.raises(FileNotFoundError, match=r"x-00003.npy"):
         net.evaluate(shards)
-    assert readers() <= 0
+    assert not threads_left()
 
 
 def test_bad_rows_are_named(rng, tmp_path):
@@ -213,7 +219,7 @@ def test_bad_rows_are_named(rng, tmp_path):
         ValueError, match=r"x: expected finite numbers, got nan at row 27 of .*x-00003.npy, column 3 at step 77 of epoch 1",
     ):
         net.fit(shards, batch_size=10, shuffle=False)
-    assert net._step == 77 and readers() <= 0
+    assert net._step == 77 and not threads_left()
     x[777, 3] = 0
     with pytest.raises(ValueError, match=r"y: expected labels in \[0, 3\), got 3 at row 138 of .*x-00003.npy at step"):
         net.fit(Shards.write(tmp_path / "c", x, y, rows=250, window=3000), batch_size=10)
@@ -231,7 +237,7 @@ def test_an_interrupt_ends_the_reader(shards):
     net = network()
     with pytest.raises(KeyboardInterrupt):
         net.fit(shards, batch_size=10, callbacks=[Interrupt()])
-    assert net._step == 30 and readers() <= 0
+    assert net._step == 30 and not threads_left()
     net.fit(shards)
 
 

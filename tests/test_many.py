@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import subprocess
 import sys
-import time
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_refused
+from conftest import assert_refused, threads_left
 
 import fastnn as fnn
 from fastnn import callbacks, schedules
+
+pytestmark = pytest.mark.usefixtures("counted")
 
 N, I, K = 400, 6, 3    # noqa: E741
 
@@ -112,28 +112,10 @@ def test_an_error_ends_all_and_names_the_network(x, y):
     with pytest.raises(RuntimeError, match="mine") as caught:
         fnn.fit_many(nets, x, y, epochs=100_000, callbacks=lambda i: [fails] if i == 2 else [])
     assert caught.value.__notes__ == ["in nets[2]"]
-    assert not any(net._holder for net in nets) and not waiting()
+    assert not any(net._holder for net in nets) and not threads_left()
     x[7, 2] = np.nan
     with pytest.raises(ValueError, match=r"^x: expected finite numbers"):
         fnn.fit_many(nets, x, y)
-
-
-OTHERS = [0]
-
-
-@pytest.fixture(autouse=True)
-def others() -> None:
-    """The threads that other tests have left."""
-    OTHERS[0] = _thread._count()
-
-
-def waiting() -> bool:
-    """Whether threads have not ended after a moment."""
-    for _ in range(100):
-        if _thread._count() <= OTHERS[0]:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_arguments_are_checked_before_anything_is_trained(x, y):

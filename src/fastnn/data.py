@@ -18,8 +18,9 @@ import gzip
 import os
 import queue
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnn import _check
-from fastnn.training import Piece, Source, first_and_last
+from fastnn.training import Piece, Source, chunks, first_and_last, seeded_by
 
 __all__ = ["Shards", "from_csv", "from_parquet", "read_idx"]
 
@@ -174,8 +175,7 @@ class Shards(Source):
         if y is not None and len(y := np.asanyarray(y)) != len(x):
             raise _check.other_number(len(y), "y", len(x), "rows, as x")
         rows = _check.integer(rows, "rows", least=1)
-        given = y
-        _write(folder, ((x[i:i + rows], None if given is None else given[i:i + rows]) for i in range(0, len(x), rows)))
+        _write(folder, ((x[i:end], None if y is None else y[i:end]) for i, end in chunks(len(x), rows)))
         return cls(folder, window=window)
 
     def __len__(self) -> int:
@@ -210,42 +210,45 @@ class Shards(Source):
         return counts
 
     def chunks(self, rows: int, *, only_targets: bool = False) -> Iterator[tuple[Array, Array]]:
-        with closing(self.windows(self._blocks(self._window_rows()), 0, only_targets)) as windows:
-            for window in windows:
-                for i in range(0, window.rows, rows):
-                    part = slice(i, min(i + rows, window.rows))
-                    yield window.x[part], window.y[part] if window.y is not None else window.x[part]
+        for window in self._read_ahead(self._blocks(self._window_rows()), 0, only_targets):
+            for i, end in chunks(window.rows, rows):
+                yield window.x[i:end], window.y[i:end] if window.y is not None else window.x[i:end]
 
     def pieces(
         self, starts: Array, rng: np.random.Generator | None, weigh: Callable[[Array, Array], Array] | None,
         to_targets: Callable[[Array], Array],
-    ) -> Generator[Piece]:
-        # window by window; the rows of a batch that only the next window completes are moved to its front
-        most, rows = max(first_and_last(starts)), self._window_rows()
-        blocks = self._blocks(max(rows // BLOCKS, 1))
+    ) -> AbstractContextManager[Iterable[Piece]]:
+        blocks = self._blocks(max(self._window_rows() // BLOCKS, 1))
         if rng is not None:
             # one draw for the whole epoch, however many windows it has
-            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(rng.integers(0, 1 << 32, 8).tolist())))
+            rng = seeded_by(rng)
             blocks = [blocks[i] for i in rng.permutation(len(blocks))]
+        ahead = self._read_ahead(blocks, max(first_and_last(starts)))
+        return _Closing(ahead, self._pieces(ahead, starts, rng, weigh, to_targets))
+
+    def _pieces(
+        self, ahead: ReadAhead, starts: Array, rng: np.random.Generator | None,
+        weigh: Callable[[Array, Array], Array] | None, to_targets: Callable[[Array], Array],
+    ) -> Iterator[Piece]:
+        # window by window; the rows of a batch that only the next window completes are moved to its front
         origin = carried = 0
         tail: tuple[Array, Array, Array] | None = None
-        with closing(self.windows(blocks, most)) as windows:
-            for window in windows:
-                x, y, ids = window.behind(carried, tail)
-                order = None
-                if rng is not None:
-                    order = np.concatenate([np.arange(carried), carried + rng.permutation(window.rows)])
-                steps = int(np.searchsorted(starts, origin + len(x), side="right")) - 1
-                used = int(starts[steps]) - origin
-                targets = to_targets(y)
-                yield Piece(x, targets, order, None if weigh is None else weigh(ids, targets), origin, steps,
-                            partial(self._place, ids))
-                rest = slice(used, len(x)) if order is None else order[used:]
-                tail = x[rest].copy(), y[rest].copy(), ids[rest].copy()
-                origin, carried = origin + used, len(tail[0])
+        for window in ahead:
+            x, y, ids = window.behind(carried, tail)
+            order = None
+            if rng is not None:
+                order = np.concatenate([np.arange(carried), carried + rng.permutation(window.rows)])
+            steps = int(np.searchsorted(starts, origin + len(x), side="right")) - 1
+            used = int(starts[steps]) - origin
+            targets = to_targets(y)
+            yield Piece(x, targets, order, None if weigh is None else weigh(ids, targets), origin, steps,
+                        partial(self._place, ids))
+            rest = slice(used, len(x)) if order is None else order[used:]
+            tail = x[rest].copy(), y[rest].copy(), ids[rest].copy()
+            origin, carried = origin + used, len(tail[0])
 
-    def windows(self, blocks: Sequence[Block], room: int, only_targets: bool = False) -> Generator[Window]:
-        """The blocks, as many at a time as a window holds, read ahead; each with room for so many rows before its own."""
+    def _read_ahead(self, blocks: Sequence[Block], room: int, only_targets: bool = False) -> ReadAhead:
+        """The blocks, as many at a time as a window holds; each window with room for so many rows before its own."""
         of_window: list[list[Block]] = [[]]
         rows, most = 0, max(self._window_rows(), max(block.rows for block in blocks))
         for block in blocks:
@@ -254,7 +257,7 @@ class Shards(Source):
                 rows = 0
             of_window[-1].append(block)
             rows += block.rows
-        return _read_ahead(self, of_window, room, min(most, len(self)), only_targets)
+        return ReadAhead(of_window, [Window(self, room, most, only_targets) for _ in of_window[:2]])
 
     def _window_rows(self) -> int:
         return min(max(self._window // self.files[0].row_bytes, 1), len(self))
@@ -306,53 +309,74 @@ class Window:
         return parts
 
 
-def _read_ahead(
-    shards: Shards, of_window: Sequence[Sequence[Block]], room: int, rows: int, only_targets: bool,
-) -> Generator[Window]:
-    """The windows, one after the other; a thread reads the next one while this one is used."""
-    free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
-    ended: list[bool] = []
-    working = _thread.allocate_lock()       # held while the thread works
+class ReadAhead:
+    """Windows of rows, one after the other; a thread reads the next one while this one is used.
 
-    def work() -> None:
-        try:
-            for blocks in of_window:
-                window = free.get()
-                if window is None:
-                    return
-                window.fill(blocks, lambda: not ended)
-                ready.put(window)
-        except BaseException as error:      # for the thread that trains
-            ready.put(error)
-        finally:
-            working.release()
+    Where nobody holds this any more, the thread ends as it does by `close`. That is no ``__del__`` and no generator's
+    ``finally``: what a signal's handler raised in those would be lost.
+    """
 
-    try:
-        for _ in range(min(2, len(of_window))):
-            free.put(Window(shards, room, rows, only_targets))
+    def __init__(self, of_window: Sequence[Sequence[Block]], windows: Iterable[Window]) -> None:
+        self._free = free = queue.SimpleQueue[Window | None | weakref.ref[ReadAhead]]()
+        self._ready = ready = queue.SimpleQueue[Window | BaseException]()
+        self._closed = closed = list[bool]()
+        self._working = working = _thread.allocate_lock()   # held while the thread works
+        self._count = len(of_window)
+        held = weakref.ref(self, free.put)
+
+        def work() -> None:
+            try:
+                for blocks in of_window:
+                    window = free.get()
+                    if not isinstance(window, Window):
+                        return
+                    window.fill(blocks, lambda: held() is not None and not closed)
+                    ready.put(window)
+            except BaseException as error:      # for the thread that trains
+                ready.put(error)
+            finally:
+                working.release()
+
+        for window in windows:
+            free.put(window)
         working.acquire()
         # in one call: Ctrl-C within those of `threading` can leave its locks as they should not be
         _thread.start_new_thread(work, ())
-        for _ in of_window:
-            window = _next(ready)
+
+    def __iter__(self) -> Iterator[Window]:
+        for _ in range(self._count):
+            window = self._next()
             yield window
-            free.put(window)
-    finally:
-        ended.append(True)
-        free.put(None)
-        working.acquire(timeout=IDLE)
+            self._free.put(window)
+
+    def _next(self) -> Window:
+        while True:
+            try:
+                window = self._ready.get(timeout=PATIENCE)
+            except queue.Empty:
+                continue
+            if isinstance(window, BaseException):
+                raise window
+            return window
+
+    def close(self) -> None:
+        """End the thread, and wait a moment for it."""
+        self._closed.append(True)
+        self._free.put(None)
+        self._working.acquire(timeout=IDLE)
 
 
-def _next(ready: queue.SimpleQueue[Window | BaseException]) -> Window:
-    while True:
-        try:
-            window = ready.get(timeout=PATIENCE)
-        except queue.Empty:
-            continue
-        if isinstance(window, BaseException):
-            raise window
-        return window
+class _Closing(AbstractContextManager[Iterable[Piece]]):
+    """The pieces that are made of what is read ahead, and the end of its thread."""
+
+    def __init__(self, ahead: ReadAhead, pieces: Iterable[Piece]) -> None:
+        self._ahead, self._pieces = ahead, pieces
+
+    def __enter__(self) -> Iterable[Piece]:
+        return self._pieces
+
+    def __exit__(self, *error: object) -> None:
+        self._ahead.close()
 
 
 def _files(paths: Any, name: str) -> list[File]:

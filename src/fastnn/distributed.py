@@ -22,9 +22,9 @@ from fastnn._kernels import engine
 from fastnn.callbacks import Checkpoint, ProgressBar, Run, TensorBoard
 from fastnn.errors import DivergedError
 from fastnn.layers import BatchNorm
-from fastnn.plan import FLOAT64
+from fastnn.plan import FLOAT64, Workspace
 from fastnn.threads import automatic, num_threads, usable_cores
-from fastnn.training import History, Piece
+from fastnn.training import History, Piece, seeded_by
 
 if TYPE_CHECKING:
     from fastnn.network import Job, Sequential
@@ -179,13 +179,13 @@ class Exchange:
         self.shared = np.zeros(3 * max([layer.num_features for layer in norms], default=1))
         self.error: BaseException | None = None
         self._waits: list[Callable[[], None]] = []
-        self._sent = 0
+        self._sent: set[int] = set()
         # the weights stand first in the gradient, one behind the other
         self._weights: dict[int, tuple[int, int]] = {}
         start = 0
         for (i, name), a in self._plan.views(self._plan.gradients).items():
             if name == "weight":
-                size = self._plan._size([a.shape])
+                size = self._plan.size([a.shape])
                 self._weights[i] = start, start + size
                 start += size
         self.batch_weights: Array = np.zeros(0)
@@ -228,7 +228,7 @@ class Exchange:
             if name == "statistics":
                 self._combine(which, self._rows[:, position])
             elif name == "sums":
-                self._comm.sum(self.shared[:3 * int(self._op(which)["width"])])
+                self._comm.sum(self.shared[:3 * int(self._workspace().ops[which]["width"])])
             elif name == "weight":
                 self._send(which)
             elif name == "gradient":
@@ -242,15 +242,15 @@ class Exchange:
             return -1 if name == "finite" else 1
         return 0
 
-    def _op(self, which: int) -> Any:
+    def _workspace(self) -> Workspace:
         workspace = self._plan._workspace
         assert workspace is not None
-        return workspace.ops[which]
+        return workspace
 
     def _combine(self, which: int, rows: Array) -> None:
         """Statistics of the rows of all from those of each (Chan et al. 1979)."""
-        op, workspace = self._op(which), self._plan._workspace
-        assert workspace is not None
+        workspace = self._workspace()
+        op = workspace.ops[which]
         width = int(op["width"])
         mean, rstd = (workspace.memory[int(op[name]):][:8 * width].view(np.float64) for name in ("mean", "rstd"))
         low, var = self.shared[:width], self.shared[width:2 * width]
@@ -272,13 +272,13 @@ class Exchange:
         part = self._plan.gradients[start:end]
         if part.nbytes >= BUCKET:
             self._waits.append(self._comm.start_sum(part))
-            self._sent |= 1 << which
+            self._sent.add(which)
 
     def _finish(self) -> None:
         """What has not been sent, in as few pieces as it lies in; then wait for all."""
         start = 0
         for which, (first, last) in self._weights.items():
-            if self._sent >> which & 1:
+            if which in self._sent:
                 if first > start:
                     self._comm.sum(self._plan.gradients[start:first])
                 start = last
@@ -287,7 +287,7 @@ class Exchange:
         for wait in self._waits:
             wait()
         self._waits.clear()
-        self._sent = 0
+        self._sent.clear()
 
 
 class World:
@@ -298,8 +298,7 @@ class World:
 
     def order(self, rng: np.random.Generator) -> np.random.Generator:
         """A generator of this rank's own, by one draw that all make."""
-        seed = np.random.SeedSequence(rng.integers(0, 1 << 32, 8).tolist(), spawn_key=(self.comm.rank,))
-        return np.random.Generator(np.random.PCG64(seed))
+        return seeded_by(rng, (self.comm.rank,))
 
     def agree_to_stop(self, run: Run) -> bool:
         """If one process wants to stop, all do."""
@@ -322,18 +321,17 @@ class World:
         return {name: float(value / sums[-1]) for name, value in zip(values, sums, strict=False)}
 
 
-def fit(net: Sequential, comm: Any, synchronised: Any, callbacks: Any, prepare: Callable[[Any], Job]) -> History:
-    """`Sequential.fit` with others. `prepare` checks the arguments, callbacks among them, and gives the training."""
+def fit(net: Sequential, comm: Any, synchronised: Any, callbacks: Any, prepare: Callable[..., Job]) -> History:
+    """`Sequential.fit` with others. `prepare` checks the arguments, given the callbacks and whether this is all, and gives the
+    training.
+    """
     world = communicator(comm)
     synchronised = _check.flag(synchronised, "sync_batchnorm")
     if world.size == 1:
-        job = prepare(callbacks)
-        for starts in job.starts:
-            net._enough_rows(starts)
-        return net._fit(job)
+        return net._fit(prepare(callbacks))
     if world.rank and isinstance(callbacks, list | tuple):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ON_FIRST_RANK)]
-    job = _together(world, lambda: _checked(net, synchronised, prepare(callbacks)))
+    job = _together(world, lambda: _checked(net, synchronised, prepare(callbacks, alone=False)))
     _alike(world, net, job)
     has_norms = any(isinstance(layer, BatchNorm) for layer in net.layers)
     batches = _as_many_steps(world, job, 2 if has_norms and not synchronised else 1)

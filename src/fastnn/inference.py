@@ -15,7 +15,7 @@ Array = np.ndarray
 
 OUTPUTS, PROBABILITIES, LABELS = (engine.WANTED[name] for name in ("outputs", "probabilities", "labels"))
 
-SOURCE_ROWS = 4096          # of rows from files, at a time
+EVALUATION_ROWS = 4096      # that are taken from files, or have their outputs kept, at a time
 ROWS = 128                  # that one thread takes through the whole network at a time
 # Multiplications from which on more than one thread is considered: some tens of microseconds.
 SHARED_WORK = 1_000_000
@@ -69,7 +69,7 @@ class Inference:
             return result
         if isinstance(x, Source):
             result, at = self._engine.room(len(x), wanted), 0
-            for rows, _ in x.chunks(SOURCE_ROWS):
+            for rows, _ in x.chunks(EVALUATION_ROWS):
                 result[at:at + len(rows)] = self._of_any(_check.rows(rows, "x", self._n_in), wanted)
                 at += len(rows)
             return result

@@ -8,8 +8,8 @@ import itertools
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from threading import get_ident
@@ -20,7 +20,7 @@ import numpy as np
 from fastnn import _check, folding, statistics, symmetry
 from fastnn._kernels import by_dtype, engine
 from fastnn.callbacks import Calls, Run
-from fastnn.inference import SHARED_WORK
+from fastnn.inference import EVALUATION_ROWS, SHARED_WORK
 from fastnn.layers import BatchNorm, Layer, Owner, connected
 from fastnn.loss import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from fastnn.optimizers import SGD, Optimizer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Path = str | bytes | PathLike[str] | PathLike[bytes]
-Pieces = Callable[[Array, np.random.Generator | None], Generator[Piece]]
+Pieces = Callable[[Array, np.random.Generator | None], AbstractContextManager[Iterable[Piece]]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -46,7 +46,6 @@ LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "mean_squared_error": mean_squared_error,
 }
-EVALUATION_ROWS = 4096      # rows whose outputs are kept at a time
 PATIENCE = 0.05             # seconds between two looks for Ctrl-C
 STATUS = {number: name for name, number in engine.STATUS.items()}
 
@@ -394,10 +393,10 @@ class Sequential:
         RuntimeError
             If the network is busy training in another thread, or for inference only.
         """
-        def prepare(callbacks: Any) -> Job:
+        def prepare(callbacks: Any, alone: bool = True) -> Job:
             return self._prepared(
                 x, y, epochs, batch_size, optimizer, validation_data, shuffle, callbacks, progress, last_batch, sample_weight,
-                class_weight, check_finite, comm is None)
+                class_weight, check_finite, alone)
 
         if comm is None:
             return self._fit(prepare(callbacks))
@@ -859,8 +858,8 @@ class Sequential:
         if shuffle:
             self._spare.bit_generator.state = self._rng.bit_generator.state
         world, exchange, ended = job.world, None, False
-        draws = self._spare if world is None else world.order(self._spare) if shuffle else None
-        with closing(job.pieces(starts, draws if shuffle else None)) as of_epoch:
+        draws = None if not shuffle else self._spare if world is None else world.order(self._spare)
+        with job.pieces(starts, draws) as of_epoch:
             for piece in of_epoch:
                 first = run.row
                 if world is not None and exchange is None:

@@ -99,11 +99,11 @@ class Plan:
         shapes = {(i, name): shape for i, layer in enumerate(layers) for name, shape in layer.parameter_shapes().items()}
         # weights first: decay acts on them only
         ordered = sorted(shapes, key=lambda key: key[1] != "weight")
-        self.n_weights = self._size([shapes[key] for key in ordered if key[1] == "weight"])
-        n_parameters = self._size(list(shapes.values()))
+        self.n_weights = self.size([shapes[key] for key in ordered if key[1] == "weight"])
+        n_parameters = self.size(list(shapes.values()))
         self._statistics = {
             (i, name): shape for i, layer in enumerate(layers) for name, shape in layer.statistic_shapes().items()}
-        self.state = aligned(n_parameters + self._size(list(self._statistics.values())), dtype)
+        self.state = aligned(n_parameters + self.size(list(self._statistics.values())), dtype)
         self.parameters, self.statistics = self.state[:n_parameters], self.state[n_parameters:]
         self._order = {key: shapes[key] for key in ordered}
         views = self.state_views(self.state)
@@ -245,14 +245,15 @@ class Plan:
     def _row(self, shape: tuple[int, ...]) -> int:
         return row_length(shape[-1], self.dtype)
 
-    def _size(self, shapes: Sequence[tuple[int, ...]]) -> int:
+    def size(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Numbers that arrays of these shapes take, one behind the other, with what lies between their rows."""
         return sum(math.prod(shape[:-1]) * self._row(shape) for shape in shapes)
 
     def _cut(self, flat: Array, shapes: dict[tuple[int, str], tuple[int, ...]]) -> dict[tuple[int, str], Array]:
         views = {}
         start = 0
         for key, shape in shapes.items():
-            end = start + self._size([shape])
+            end = start + self.size([shape])
             views[key] = flat[start:end].reshape(*shape[:-1], self._row(shape))[..., :shape[-1]]
             start = end
         return views

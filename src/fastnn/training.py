@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -139,7 +140,7 @@ class Source:
     def pieces(
         self, starts: np.ndarray, rng: np.random.Generator | None, weigh: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
         to_targets: Callable[[np.ndarray], np.ndarray],
-    ) -> Generator[Piece]:
+    ) -> AbstractContextManager[Iterable[Piece]]:
         """The rows of an epoch, shuffled by `rng`; `weigh` gives the weights of rows by their numbers and targets."""
         raise NotImplementedError
 
@@ -183,9 +184,16 @@ class Piece:
 
 def in_memory(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, starts: np.ndarray, rng: np.random.Generator | None,
-) -> Generator[Piece]:
+) -> AbstractContextManager[Iterable[Piece]]:
     """Arrays as the one piece of an epoch, shuffled by `rng`."""
-    yield Piece(x, y, None if rng is None else rng.permutation(len(x)), weights, 0, len(starts) - 1, "row {}".format)
+    order = None if rng is None else rng.permutation(len(x))
+    return nullcontext([Piece(x, y, order, weights, 0, len(starts) - 1, "row {}".format)])
+
+
+def seeded_by(rng: np.random.Generator, key: tuple[int, ...] = ()) -> np.random.Generator:
+    """A generator of its own by one draw of another, and a key."""
+    seed = np.random.SeedSequence(rng.integers(0, 1 << 32, 8).tolist(), spawn_key=key)
+    return np.random.Generator(np.random.PCG64(seed))
 
 
 def one_batch(x: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> Piece:
