@@ -7,7 +7,6 @@ a process of its own takes in anonymous memory, interpreter and all, is measured
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import tempfile
@@ -20,23 +19,17 @@ import numpy as np
 
 import fastnn as fnn
 from bench import BenchError, Options
+from bench.peers.own import network
 from bench.report import Row, table
 from bench.timing import Timing, progress
 from fastnn.data import Shards
 
 FEATURES = 784
-NETS = {"784-100-10": 128, "784-256-128-10": 128}
+NETS = [(784, 100, 10), (784, 256, 128, 10)]
+BATCH = 128
 ROUNDS, QUICK_ROUNDS = 5, 3
 QUICK_SHARE = 10
 ROWS_OF_FILE = 1 << 17
-
-
-def network(name: str) -> fnn.Sequential:
-    widths = [int(width) for width in name.split("-")]
-    layers: list[Any] = []
-    for n_in, n_out in itertools.pairwise(widths[:-1]):
-        layers += [fnn.Dense(n_in, n_out, bias=False), fnn.BatchNorm(n_out), fnn.ReLU()]
-    return fnn.Sequential([*layers, fnn.Dense(*widths[-2:])], seed=0)
 
 
 def write(folder: Path, gigabytes: float) -> None:
@@ -62,35 +55,36 @@ def run(options: Options) -> list[Row]:
             at += len(rows)
         in_memory = np.array(x)
         return [
-            measure(net, batch, threads, {"fastnn": (shards, None), "memmap": (x, y), "array": (in_memory, y)}, options, folder)
-            for net, batch in NETS.items()
+            measure(widths, threads, {"fastnn": (shards, None), "memmap": (x, y), "array": (in_memory, y)}, options, folder)
+            for widths in NETS
             for threads in options.threads
         ]
 
 
-def measure(name: str, batch: int, threads: int, sources: dict[str, Any], options: Options, folder: Path) -> Row:
-    nets = {contender: network(name) for contender in sources}
+def measure(widths: Sequence[int], threads: int, sources: dict[str, Any], options: Options, folder: Path) -> Row:
+    name = "-".join(map(str, widths))
+    nets = {contender: network(widths) for contender in sources}
     seconds: dict[str, list[float]] = {contender: [] for contender in sources}
     with fnn.num_threads(threads):
         for turn in progress(range(1 + (QUICK_ROUNDS if options.quick else ROUNDS)), name):
             for contender, (x, y) in sources.items():
                 started = time.perf_counter()
-                nets[contender].fit(x, y, batch_size=batch, optimizer=fnn.SGD(0.01, momentum=0.9))
+                nets[contender].fit(x, y, batch_size=BATCH, optimizer=fnn.SGD(0.01, momentum=0.9))
                 if turn:
                     seconds[contender].append(time.perf_counter() - started)
     rows = len(sources["fastnn"][0])
     return Row(
         "outofcore", name, f"{threads} thread{'s' if threads > 1 else ''}", "uint8",
         {contender: Timing(tuple(taken)) for contender, taken in seconds.items()}, rows * FEATURES, "GB/s", threads,
-        extra={"fastnn": {"rows": rows, "anonymous MB": anonymous(name, batch, threads, folder)}},
+        extra={"fastnn": {"rows": rows, "anonymous MB": anonymous(widths, threads, folder)}},
     )  # fmt: skip
 
 
-def anonymous(name: str, batch: int, threads: int, folder: Path) -> float:
+def anonymous(widths: Sequence[int], threads: int, folder: Path) -> float:
     """Megabytes of anonymous memory of a process while it trains, at most; NaN where the system does not say."""
     code = f"""
 import fastnn as fnn
-from bench.outofcore import network
+from bench.peers.own import network
 from fastnn.data import Shards
 class Look(fnn.callbacks.Callback):
     every, most = 100, float("nan")
@@ -100,7 +94,7 @@ class Look(fnn.callbacks.Callback):
                 self.most = max(int(line.split()[1]), 0 if self.most != self.most else self.most)
 look = Look()
 with fnn.num_threads({threads}):
-    network({name!r}).fit(Shards({str(folder)!r}), batch_size={batch}, callbacks=[look, fnn.callbacks.MaxSteps(4000)])
+    network({widths!r}).fit(Shards({str(folder)!r}), batch_size={BATCH}, callbacks=[look, fnn.callbacks.MaxSteps(4000)])
 print(look.most)
 """
     try:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 import fastnn as fnn
 from bench import BenchError, Options
+from bench.peers.own import network
 from bench.report import Row, contenders, geometric_mean, microseconds, table, times
 from bench.timing import Call, calibrate, interleaved, progress
 from fastnn.reference import Array
@@ -28,12 +28,9 @@ FULL, QUICK = (0.02, 15), (0.002, 5)
 Rival = Callable[[fnn.Sequential, Array], Callable[[], Array]]
 
 
-def network(widths: tuple[int, ...], dtype: str) -> fnn.Sequential:
+def trained(widths: tuple[int, ...], dtype: str) -> fnn.Sequential:
     """Batch norms and all, after a little training."""
-    layers: list[Any] = []
-    for n_in, n_out in itertools.pairwise(widths[:-1]):
-        layers += [fnn.Dense(n_in, n_out, bias=False), fnn.BatchNorm(n_out), fnn.ReLU()]
-    net = fnn.Sequential([*layers, fnn.Dense(*widths[-2:])], dtype=dtype, seed=0)
+    net = network(widths, dtype=dtype)
     rng = np.random.default_rng(0)
     net.fit(rng.standard_normal((256, widths[0])), rng.integers(widths[-1], size=256))
     return net
@@ -78,7 +75,7 @@ def run(options: Options) -> list[Row]:
     seconds, rounds = QUICK if options.quick else FULL
     rows = []
     for dtype, widths, n in progress(list(itertools.product(options.dtypes, NETS, ROWS)), "predict"):
-        net = network(widths, dtype)
+        net = trained(widths, dtype)
         x = np.random.default_rng(1).standard_normal((n, widths[0])).astype(dtype)
         calls: dict[str, Call] = {"fastnn": partial(net.predictor().predict, x), "network": partial(net.predict, x)}
         calls |= {name: rival(net, x) for name, rival in RIVALS.items() if name in options.peers}

@@ -20,11 +20,11 @@ import numpy as np
 
 import fastnn as fnn
 from bench import BenchError
-from bench.outofcore import network
+from bench.peers.own import network
 from bench.report import table
 from fastnn.distributed import BUCKET, Mpi
 
-NETS = {"64-128-128-10": 1024, "784-256-128-10": 512, "784-1000-1000-10": 512}
+NETS = {(64, 128, 128, 10): 1024, (784, 256, 128, 10): 512, (784, 1000, 1000, 10): 512}
 EPOCHS, ROUNDS, STEPS = 4, 3, 12
 SIZES = [8 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20, 64 << 20]
 LATENCY = 200e-6  # put in
@@ -85,13 +85,12 @@ class Delayed(Mpi):
         return super().gather_array(a)
 
 
-def seconds_of_step(name: str, batch: int, comm: Any, rank: int = 0, size: int = 1) -> float:
+def seconds_of_step(widths: Sequence[int], batch: int, comm: Any, rank: int = 0, size: int = 1) -> float:
     """Of one process's share of the batch; the median over some epochs."""
     rng = np.random.default_rng(0)
-    n_in, n_out = int(name.split("-")[0]), int(name.split("-")[-1])
-    x = rng.standard_normal((batch * STEPS // size, n_in), dtype=np.float32)
-    y = rng.integers(0, n_out, len(x))
-    net = network(name)
+    x = rng.standard_normal((batch * STEPS // size, widths[0]), dtype=np.float32)
+    y = rng.integers(0, widths[-1], len(x))
+    net = network(widths)
     with fnn.num_threads(1):
         history = net.fit(x, y, epochs=EPOCHS, batch_size=batch // size, optimizer=fnn.SGD(0.01, momentum=0.9), comm=comm)
     return statistics.median(epoch["seconds"] for epoch in history.epochs[1:]) / STEPS
@@ -139,19 +138,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report(comm: Any, size: int, rank: int, first: bool) -> int:
     sums = allreduce(comm)
     lines, more = [], []
-    for name, batch in NETS.items():
+    for widths, batch in NETS.items():
+        name = "-".join(map(str, widths))
         whole, share, together, late, messages = [], [], [], [], []
         for _ in range(ROUNDS):
             if first:  # the others wait
-                whole.append(seconds_of_step(name, batch, None))
+                whole.append(seconds_of_step(widths, batch, None))
                 silent = Silent(size)
-                share.append(seconds_of_step(name, batch, silent, 0, size))
+                share.append(seconds_of_step(widths, batch, silent, 0, size))
                 messages = silent.messages
             comm.bcast(None)
-            together.append(seconds_of_step(name, batch, comm, rank, size))
+            together.append(seconds_of_step(widths, batch, comm, rank, size))
             delayed = Delayed(comm)
             delayed.seconds = LATENCY
-            late.append(seconds_of_step(name, batch, delayed, rank, size))
+            late.append(seconds_of_step(widths, batch, delayed, rank, size))
         if not first:
             continue
         # those of steps: the few of an epoch are lost among them

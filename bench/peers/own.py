@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import fastnn
@@ -12,16 +13,22 @@ from fastnn.reference import Array
 ACTIVATIONS: dict[str, Any] = {"relu": fastnn.ReLU, "tanh": fastnn.Tanh}
 
 
+def network(widths: Sequence[int], *, batch_norm: bool = True, activation: str = "relu", **options: Any) -> fastnn.Sequential:
+    """Hidden layers of these widths; a batch norm takes the place of their biases."""
+    layers: list[Any] = []
+    for n_in, n_out in itertools.pairwise(widths[:-1]):
+        layers.append(fastnn.Dense(n_in, n_out, bias=not batch_norm))
+        layers += [fastnn.BatchNorm(n_out)] if batch_norm else []
+        layers.append(ACTIVATIONS[activation]())
+    return fastnn.Sequential([*layers, fastnn.Dense(*widths[-2:])], seed=0, **options)
+
+
 class Rival:
     def __init__(self, task: Task, x: Array, y: Array) -> None:
         self.task, self.x, self.y = task, x, y
-        layers: list[Any] = []
-        for n_in, n_out in itertools.pairwise(task.widths[:-1]):
-            layers.append(fastnn.Dense(n_in, n_out, bias=not task.batch_norm))
-            layers += [fastnn.BatchNorm(n_out)] if task.batch_norm else []
-            layers.append(ACTIVATIONS[task.activation]())
-        layers.append(fastnn.Dense(*task.widths[-2:]))
-        self.net = fastnn.Sequential(layers, loss=task.loss, dtype=task.dtype, seed=0)
+        self.net = network(
+            task.widths, batch_norm=task.batch_norm, activation=task.activation, loss=task.loss, dtype=task.dtype
+        )
         self.start()
 
     def start(self, seed: int = 0) -> None:
