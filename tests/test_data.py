@@ -117,8 +117,8 @@ def order(shards: Shards, seed: int, batch_size: int = 10) -> np.ndarray:
     taken = []
     with shards.pieces(starts, np.random.default_rng(seed), lambda ids, y: ids.astype(float), lambda y: y) as pieces:
         for piece in pieces:
-            used = piece.weights[piece.order[:starts[piece.steps] - piece.origin]]
-            assert np.array_equal(piece.x[:, 0], used[np.argsort(piece.order[:len(used)])]) or len(used) < len(piece.x)
+            used = piece.weights[piece.orders[0, :starts[piece.steps] - piece.origin]]
+            assert np.array_equal(piece.x[:, 0], used[np.argsort(piece.orders[0, :len(used)])]) or len(used) < len(piece.x)
             taken.append(used)
     found = np.concatenate(taken).astype(int)
     assert np.array_equal(np.sort(found), x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import sys
@@ -442,3 +443,116 @@ def test_the_mean_loss_of_a_long_epoch() -> None:
     for mean in history.loss:
         losses = [twin.train_step(x[s:s + 2], y[s:s + 2], optimizer) for s in range(0, 2 * STEPS, 2)]
         np.testing.assert_allclose(mean, np.mean(losses), rtol=1e-15)
+
+
+# ---------------------------------------------------------------------------------------------------------- short epochs
+
+class _Between(fnn.callbacks.Callback):
+    """Something that happens between epochs, so that the engine takes them one by one."""
+
+    def on_epoch_end(self, run: fnn.callbacks.Run) -> None:
+        pass
+
+
+class _Stop(fnn.callbacks.Callback):
+    """Stops at the first tick from a step on; keeps the history."""
+
+    def __init__(self, step: float = np.inf) -> None:
+        self.step = step
+
+    def on_tick(self, run: fnn.callbacks.Run) -> None:
+        if run.step >= self.step:
+            run.stop("enough")
+
+    def on_fit_end(self, run: fnn.callbacks.Run) -> None:
+        self.history = run.history
+
+
+ROWS, BATCH, EPOCHS = 20, 3, 7      # the last batch has 5 rows
+
+
+def untimed(history: fnn.History) -> list[dict[str, Any]]:
+    assert all(epoch["seconds"] > 0 and epoch["rows_per_second"] > 0 for epoch in history.epochs)
+    return [{name: epoch[name] for name in ("epoch", "loss", "lr")} for epoch in history.epochs]
+
+
+def whole_state(net: fnn.Sequential) -> tuple[Any, ...]:
+    return bits(net), str(net._rng.bit_generator.state), net._step, net._epoch, net._trained
+
+
+def few_rows() -> tuple[Array, Array]:
+    x, y = poisoned("none", 0, "float32")
+    return x[:ROWS], y[:ROWS]
+
+
+@pytest.mark.parametrize("rows_at_once", [0, 2 * ROWS, 5 * ROWS + 1, 1 << 16])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("options", [
+    {}, {"last_batch": "drop"}, {"last_batch": "keep", "sample_weight": np.arange(1.0, ROWS + 1)},
+    {"optimizer": lambda: fnn.SGD(fnn.schedules.LinearDecay(0.1, 30), momentum=0.9, average=0.9)},
+    {"optimizer": lambda: fnn.Adam(fnn.schedules.StepDecay(0.01, 2, 0.5)), "batch_size": 7},
+    {"optimizer": lambda: fnn.SGD(0.1, clip_norm=0.1), "batch_size": 50},
+], ids=["plain", "drop", "weights", "schedule of steps", "schedule of epochs", "one batch"])
+def test_epochs_of_one_call_are_those_one_by_one(
+    options: dict[str, Any], shuffle: bool, rows_at_once: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fnn.network, "ROWS_AT_ONCE", rows_at_once)
+    calls: list[int] = []
+    train = fnn.network._train[FLOAT32]
+    monkeypatch.setitem(fnn.network._train, FLOAT32, lambda *arguments: calls.append(1) or train(*arguments))
+    net, twin, third = (fragile("none", "float32") for _ in range(3))
+    options = {"batch_size": BATCH, "shuffle": shuffle} | options
+    by = options.pop("optimizer", lambda: fnn.SGD(0.1, momentum=0.9))
+    of_net, of_twin, of_third = by(), by(), by()
+    history = net.fit(*few_rows(), epochs=EPOCHS, optimizer=of_net, **options)
+    assert len(calls) == -(-EPOCHS // max(rows_at_once // ROWS, 1))
+    expected = twin.fit(*few_rows(), epochs=EPOCHS, optimizer=of_twin, callbacks=[_Between()], **options)
+    assert whole_state(net) == whole_state(twin) and untimed(history) == untimed(expected)
+    alone = [third.fit(*few_rows(), optimizer=of_third, **options) for _ in range(EPOCHS)]
+    assert whole_state(net) == whole_state(third)
+    assert untimed(history) == [epoch for each in alone for epoch in untimed(each)]
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 12, 13, 6 * EPOCHS - 1, 6 * EPOCHS])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_stopped_among_the_epochs_of_one_call(step: int, shuffle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fnn.network, "PATIENCE", 0.0)       # a tick after each step
+    net, twin = fragile("none", "float32"), fragile("none", "float32")
+    optimizer = fnn.SGD(fnn.schedules.LinearDecay(0.1, 30), momentum=0.9)
+    options: dict[str, Any] = {
+        "epochs": EPOCHS, "batch_size": BATCH, "shuffle": shuffle, "sample_weight": np.arange(1.0, ROWS + 1)}
+    history = net.fit(*few_rows(), optimizer=optimizer, callbacks=[_Stop(step)], **options)
+    expected = twin.fit(*few_rows(), optimizer=optimizer, callbacks=[fnn.callbacks.MaxSteps(step)], **options)
+    assert net._step == step and untimed(history) == untimed(expected)
+    copied = copy.deepcopy(net)
+    for n in (net, twin, copied):
+        n.fit(*few_rows(), **options)
+    assert whole_state(net) == whole_state(twin) == whole_state(copied)
+
+
+@pytest.mark.parametrize("lr", [0.8, 3.0, 40.0])
+def test_divergence_among_the_epochs_of_one_call(lr: float) -> None:
+    x, y = few_rows()
+    ends = []
+    for between in ([], [_Between()]):
+        net, look = fragile("none", "float32"), _Stop()
+        with pytest.raises(fnn.DivergedError) as caught:
+            net.fit(x, y, epochs=5000, batch_size=BATCH, optimizer=fnn.SGD(lr, momentum=0.99), callbacks=[look, *between])
+        ends.append((str(caught.value), whole_state(net), untimed(look.history)))
+    assert ends[0] == ends[1]
+    assert len(ends[0][2]) == net._epoch
+
+
+def test_ticks_name_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Look(fnn.callbacks.Callback):
+        def on_tick(self, run: fnn.callbacks.Run) -> None:
+            seen.append((run.step, run.epoch, run.row))
+
+    monkeypatch.setattr(fnn.network, "PATIENCE", 0.0)
+    fragile("none", "float32").fit(*few_rows(), epochs=3, batch_size=BATCH, callbacks=[Look()])
+    rows = [0, 3, 6, 9, 12, 15]
+    assert [(step, epoch, row) for step, epoch, row in seen if row != ROWS] == [
+        (step, 1 + step // 6, rows[step % 6]) for step in range(1, 18)]
+    assert seen[-1] == (18, 3, ROWS)

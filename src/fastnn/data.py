@@ -235,15 +235,15 @@ class Shards(Source):
         tail: tuple[Array, Array, Array] | None = None
         for window in ahead:
             x, y, ids = window.behind(carried, tail)
-            order = None
+            orders = None
             if rng is not None:
-                order = np.concatenate([np.arange(carried), carried + rng.permutation(window.rows)])
+                orders = np.concatenate([np.arange(carried), carried + rng.permutation(window.rows)])[None]
             steps = int(np.searchsorted(starts, origin + len(x), side="right")) - 1
             used = int(starts[steps]) - origin
             targets = to_targets(y)
-            yield Piece(x, targets, order, None if weigh is None else weigh(ids, targets), origin, steps,
+            yield Piece(x, targets, orders, None if weigh is None else weigh(ids, targets), origin, steps,
                         partial(self._place, ids))
-            rest = slice(used, len(x)) if order is None else order[used:]
+            rest = slice(used, len(x)) if orders is None else orders[0, used:]
             tail = x[rest].copy(), y[rest].copy(), ids[rest].copy()
             origin, carried = origin + used, len(tail[0])
 

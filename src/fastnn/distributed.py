@@ -200,7 +200,7 @@ class Exchange:
         if piece.weights is not None:
             if piece.steps < len(rows):
                 raise _check.not_with("comm", "no weights of rows that are read from files")
-            of_rows = piece.weights if piece.order is None else piece.weights[piece.order]
+            of_rows = piece.weights if piece.orders is None else piece.weights[piece.orders[0]]
             weights = np.add.reduceat(of_rows, starts[:-1])
         of_all = self._comm.gather_array(rows)
         total = np.array(rows if weights is None else weights, np.float64)

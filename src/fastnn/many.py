@@ -32,8 +32,6 @@ class _Stop(Callback):
         if self._ended:
             run.stop("the training of all was ended")
 
-    on_epoch_end = on_tick
-
 
 def fit_many(
     nets: Sequence[Sequential], x: np.ndarray | Source, y: np.ndarray | None = None, *,

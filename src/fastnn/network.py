@@ -27,7 +27,7 @@ from fastnn.optimizers import SGD, Optimizer
 from fastnn.plan import FLOAT64, Plan, aligned
 from fastnn.schedules import ReduceOnPlateau, Schedule
 from fastnn.threads import automatic, threads_for
-from fastnn.training import History, Piece, Source, batch_starts, chunks, first_and_last, in_memory, one_batch
+from fastnn.training import History, Piece, Source, batch_starts, chunks, drawn, first_and_last, in_memory, one_batch
 
 if TYPE_CHECKING:
     from fastnn.distributed import Exchange, World
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Path = str | bytes | PathLike[str] | PathLike[bytes]
-Pieces = Callable[[Array, np.random.Generator | None], AbstractContextManager[Iterable[Piece]]]
+Pieces = Callable[[Array, np.random.Generator | None, int], AbstractContextManager[Iterable[Piece]]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,6 +47,7 @@ LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
     "mean_squared_error": mean_squared_error,
 }
 PATIENCE = 0.05             # seconds between two looks for Ctrl-C
+ROWS_AT_ONCE = 1 << 16      # of short epochs that the engine takes in one call
 STATUS = {number: name for name, number in engine.STATUS.items()}
 
 
@@ -72,7 +73,7 @@ def alone(method: Callable[Concatenate[Sequential, P], R]) -> Callable[Concatena
 
 @dataclass(frozen=True)
 class Job:
-    """One training: what gives the pieces of an epoch, the batches of each (or of all), and how it is to be done."""
+    """One training: what gives the pieces of some epochs, the batches of each (or of all), and how it is to be done."""
 
     pieces: Pieces
     starts: list[Array]
@@ -83,6 +84,14 @@ class Job:
     run: Run
     row_bytes: float | None     # of rows that are read from files
     world: World | None = None  # the processes that train together
+
+    def epochs_at_once(self) -> int:
+        """How many epochs the engine may take in one call: many short ones, where nothing happens between them."""
+        between = self.validation is not None or bool(self.calls.step or self.calls.epoch_end)
+        if between or len(self.starts) > 1 or self.row_bytes is not None or self.world is not None or (
+                isinstance(self.run.optimizer.lr, ReduceOnPlateau)):
+            return 1
+        return max(ROWS_AT_ONCE // self.run.rows, 1)
 
 
 class Sequential:
@@ -144,7 +153,9 @@ class Sequential:
         self.loss = _check.choice(loss, "loss", LOSSES)
         initial, training, masks = np.random.SeedSequence(_check.seed(seed)).spawn(3)
         self.layers, self.n_in, self.n_out = connected(layers)
-        self._rng, self._spare = (np.random.Generator(np.random.PCG64(training)) for _ in range(2))
+        # what draws the orders of rows, and of how many rows it has still to draw how many: see `_rng`
+        self._drawn = np.random.Generator(np.random.PCG64(training)), 0, 0
+        self._spare = np.random.Generator(np.random.PCG64(training))
         self._optimizer: Optimizer | None = None
         self._velocity: Array | None = None         # or Adam's first moment
         self._second_moment: Array | None = None
@@ -178,7 +189,7 @@ class Sequential:
 
     def __getstate__(self) -> dict[str, Any]:
         # arrays by their names: the plan holds addresses, and rows as long as this machine's vectors make them
-        left_out = ("_plan", "_holder", "_profile", "_spare", "_tuner")
+        left_out = ("_plan", "_holder", "_profile", "_drawn", "_spare", "_tuner")
         state = {name: value for name, value in self.__dict__.items() if name not in left_out}
         return state | {
             "layers": tuple(copy.copy(layer) for layer in self.layers),
@@ -191,8 +202,8 @@ class Sequential:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        arrays, velocity, second_moment, average = (
-            state.pop(name) for name in ("_state", "_velocity", "_second_moment", "_average"))
+        arrays, velocity, second_moment, average, self._rng = (
+            state.pop(name) for name in ("_state", "_velocity", "_second_moment", "_average", "_rng"))
         self._from_file = None
         self.__dict__.update(state)
         self.dtype = _check.float_dtype(self.dtype)     # NumPy's own object, which is told by its identity
@@ -203,6 +214,20 @@ class Sequential:
         self._velocity = None if velocity is None else self._plan.flat(velocity, self.dtype)
         self._second_moment = None if second_moment is None else self._plan.flat(second_moment, self.dtype)
         self._average = None if average is None else self._plan.flat(average, FLOAT64)
+
+    @property
+    def _rng(self) -> np.random.Generator:
+        """What draws the orders of rows. Epochs that a training began and did not end have drawn theirs."""
+        rng, n_rows, n_epochs = self._drawn
+        if n_epochs:
+            rng = copy.deepcopy(rng)
+            drawn(rng, n_rows, n_epochs)
+            self._drawn = rng, 0, 0
+        return rng
+
+    @_rng.setter
+    def _rng(self, rng: np.random.Generator) -> None:
+        self._drawn = rng, 0, 0
 
     @property
     def n_parameters(self) -> int:
@@ -441,11 +466,11 @@ class Sequential:
         plateau = run.optimizer.lr if isinstance(run.optimizer.lr, ReduceOnPlateau) else None
         try:
             self._call([callback.on_fit_begin for callback in calls.begin], run)
-            for i in range(run.epochs):
-                if run.stopped is not None if job.world is None else job.world.agree_to_stop(run):
-                    break
+            at_once, i = job.epochs_at_once(), 0
+            while i < run.epochs and not (run.stopped is not None if job.world is None else job.world.agree_to_stop(run)):
                 run.epoch, run.row = i + 1, 0
-                record = self._train_epoch(job, job.starts[min(i, len(job.starts) - 1)])
+                record = self._train_epochs(job, job.starts[min(i, len(job.starts) - 1)], min(at_once, run.epochs - i))
+                i += at_once
                 if job.row_bytes is not None:
                     record["mb_per_second"] = record["rows_per_second"] * job.row_bytes / 1e6
                 if job.validation is not None:
@@ -731,16 +756,17 @@ class Sequential:
             optimizer.load_state(own.state())
             self._optimizer = optimizer
 
-    def _rates(self, optimizer: Optimizer, n_steps: int) -> Array:
-        """The learning rates of the next steps, one for all or one for each."""
+    def _rates(self, optimizer: Optimizer, n_steps: int, n_epochs: int = 1) -> Array:
+        """The learning rates of the steps of the next epochs, one for all or one for each."""
         if not isinstance(optimizer.lr, Schedule):
             return np.array([optimizer.lr])
         steps, epochs = self._trained if optimizer is self._optimizer else (0, 0)
-        times = np.array([epochs]) if optimizer.lr.per == "epoch" else np.arange(steps, steps + n_steps)
+        per_epoch = optimizer.lr.per == "epoch"
+        times = np.arange(epochs, epochs + n_epochs) if per_epoch else np.arange(steps, steps + n_steps * n_epochs)
         lrs = np.require(optimizer.lr(times.astype(np.float64)), np.float64, ("C_CONTIGUOUS",))
         for lr in (lrs.min(), lrs.max()):
             _check.coefficient(float(lr), "lr", self.dtype)
-        return lrs
+        return np.repeat(lrs, n_steps) if per_epoch and n_epochs > 1 else lrs
 
     def _weights(self, sample_weight: Any, class_weight: Any, y: Array) -> Array | None:
         """What each row counts, if not all are the same."""
@@ -804,7 +830,7 @@ class Sequential:
             return y
 
         weighs = weigh if of_row is not None or of_class is not None else None
-        return lambda starts, rng: x.pieces(starts, rng, weighs, to_targets)
+        return lambda starts, rng, _: x.pieces(starts, rng, weighs, to_targets)
 
     def _enough_rows(self, starts: Array, alone: bool = True) -> None:
         """Refuse what cannot be done in training mode before anything has changed: batch norm has no variance of one row."""
@@ -847,20 +873,36 @@ class Sequential:
             result["accuracy"] = correct / entries
         return result
 
-    def _train_epoch(self, job: Job, starts: Array) -> dict[str, Any]:
-        """One epoch, or the part of it before a callback stops it; its record."""
+    def _train_epochs(self, job: Job, starts: Array, n_epochs: int) -> dict[str, Any]:
+        """Some epochs, or the part of them before a callback stops them; the record of the last one.
+
+        Those of the others go into the history, whatever becomes of the last.
+        """
         run, calls, optimizer, shuffle = job.run, job.calls, job.run.optimizer, job.shuffle
-        n_steps = len(starts) - 1
-        lrs = self._rates(optimizer, n_steps)
+        n_steps, last = len(starts) - 1, 0
+        lrs = self._rates(optimizer, n_steps, n_epochs)
         started = time.perf_counter()
-        steps, epoch, sums, weight = self._step, self._epoch + 1, np.zeros(5, np.float64), 0.0
-        taken, rng = 0, self._rng
+        steps, epoch, begun = self._step, self._epoch + 1, run.epoch
+        sums, weight = np.zeros(engine.SUMS_OF_EPOCH, np.float64), 0.0
+        marks = np.zeros((n_epochs, engine.MARKS_OF_EPOCH), np.float64)     # sums and seconds of the epochs before the last
+        taken, rng, later = 0, self._rng, self._spare
         if shuffle:
-            self._spare.bit_generator.state = self._rng.bit_generator.state
+            later.bit_generator.state = rng.bit_generator.state
         world, exchange, ended = job.world, None, False
-        draws = None if not shuffle else self._spare if world is None else world.order(self._spare)
-        with job.pieces(starts, draws) as of_epoch:
-            for piece in of_epoch:
+        draws = None if not shuffle else later if world is None else world.order(later)
+
+        def record(i: int, taken: int, total: Array, weight: float, rows: int, seconds: float) -> dict[str, Any]:
+            return {
+                "epoch": epoch + i, "loss": float(total[0] + total[1]) / weight if weight else 0.0,
+                "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds, "rows_per_second": rows / seconds}
+
+        def put_away(count: int) -> None:
+            n = int(starts[-1])
+            run.history.epochs += [
+                record(i, (i + 1) * n_steps, marks[i], piece.weight(0, n, i), n, float(marks[i, 2])) for i in range(count)]
+
+        with job.pieces(starts, draws, n_epochs) as of_epochs:
+            for piece in of_epochs:
                 first = run.row
                 if world is not None and exchange is None:
                     world.exchange.begin_epoch(starts, piece)
@@ -869,50 +911,58 @@ class Sequential:
                     to = int(min(piece.steps, taken + calls.next_step(run.step) - run.step))
                     if world is not None:
                         exchange = world.exchange.from_step(taken, to - taken)
+                    before = taken
                     try:
                         self._run(
                             piece, starts[taken:to + 1], exchange=exchange, optimizer=optimizer,
                             lrs=lrs if len(lrs) == 1 else lrs[taken:to],
-                            moves_statistics=True, check_x=job.check_finite, sums=sums, at=(taken, f" of epoch {epoch}"),
+                            moves_statistics=True, check_x=job.check_finite, sums=sums, marks=marks, at=(taken, epoch),
                             run=run, calls=calls if calls.tick else None)
+                    except BaseException:
+                        put_away(min((self._step - steps) // n_steps, n_epochs - 1))
+                        raise
                     finally:
                         # no call here, see `_run`
-                        if shuffle and self._step != steps and self._rng is rng:
-                            self._rng, self._spare = self._spare, self._rng
-                        if self._step == steps + n_steps:
-                            self._epoch += 1
-                            self._trained = self._trained[0], self._trained[1] + 1
-                    run.step += self._step - steps - taken
-                    taken = self._step - steps
-                    run.row = int(starts[taken] - starts[0])
+                        taken = self._step - steps
+                        if shuffle and taken > (n_epochs - 1) * n_steps:
+                            self._drawn, self._spare = (later, 0, 0), rng
+                        elif shuffle and taken:
+                            self._drawn = rng, run.rows, -(-taken // n_steps)
+                        self._epoch += taken // n_steps
+                        self._trained = self._trained[0], self._trained[1] + taken // n_steps
+                    last = (taken - 1) // n_steps
+                    run.step += taken - before
+                    run.epoch, run.row = begun + last, int(starts[taken - last * n_steps] - starts[0])
                     self._call([calls.on_step], run)
                     if calls.tick and time.perf_counter() - calls.ticked >= PATIENCE:
                         calls.on_tick(run)
                     # several processes agree where all come by: after steps that callbacks wait for, and at the ends of epochs
                     ended = run.stopped is not None if world is None else bool(calls.step) and world.agree_to_stop(run)
-                weight += piece.weight(first, run.row)
+                weight += piece.weight(first, run.row, last)
                 if ended:
                     break
-        seconds = time.perf_counter() - started
-        record = {
-            "epoch": epoch, "loss": float(sums[0] + sums[1]) / weight if weight else 0.0,
-            "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds, "rows_per_second": run.row / seconds}
+        put_away(last)
+        # (stopped between two of them, the sums are those of the next)
+        total = marks[last] if taken == (last + 1) * n_steps and last + 1 < n_epochs else sums
+        seconds = time.perf_counter() - started - float(marks[:last, 2].sum())
+        result = record(last, taken, total, weight, run.row, seconds)
         if world is not None:
             world.exchange.end_epoch()
-            world.record(record, weight, run.row)
-        return record
+            world.record(result, weight, run.row)
+        return result
 
     def _run(
         self, piece: Piece, starts: Array, *, optimizer: Optimizer | None = None, lrs: Array | None = None,
-        moves_statistics: bool = False, check_x: bool = False, sums: Array | None = None,
-        at: tuple[int, str] | None = None, run: Run | None = None, calls: Calls | None = None,
+        moves_statistics: bool = False, check_x: bool = False, sums: Array | None = None, marks: Array | None = None,
+        at: tuple[int, int] | None = None, run: Run | None = None, calls: Calls | None = None,
         exchange: Exchange | None = None,
     ) -> float:
         """Train on the batches between `starts`, rows of the epoch; the loss of the last one. Without an optimiser only look.
 
-        `sums` goes on adding up losses; `at` says which step of which epoch is the first, in the words of an error.
+        `sums` goes on adding up losses. `marks` has a row for each epoch that is trained, by an order of its own. `at` says
+        which step of which epoch is the first, for errors.
         """
-        plan, order = self._plan, piece.order
+        plan, orders, n_steps = self._plan, piece.orders, len(starts) - 1
         if piece.origin:
             starts = starts - piece.origin
         n = max(first_and_last(starts))
@@ -934,32 +984,36 @@ class Sequential:
             else:
                 average = aligned(plan.parameters.size, FLOAT64) if average is None else average
                 average_snapshot = plan.average_snapshot()
-        lrs = self._rates(given, len(starts) - 1) if lrs is None else lrs
+        lrs = self._rates(given, n_steps) if lrs is None else lrs
         fused = optimizer is not None and optimizer.clip_norm is None and exchange is None
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot((velocity is not None) + (second_moment is not None))
         # an array of ints, which are had without a call
         progress, bad = array("q", [0] * 3), np.zeros(2, np.intp)
-        sums = np.zeros(5, np.float64) if sums is None else sums
+        sums = np.zeros(engine.SUMS_OF_EPOCH, np.float64) if sums is None else sums
+        marks = np.zeros((1, engine.MARKS_OF_EPOCH), np.float64) if marks is None else marks
+        until = n_steps * len(marks)
         tuner = self._tuner if automatic() and n_threads > 1 else None
-        first_step, status, before = self._step, "out of time", run.step if run is not None else 0
+        first_step, status = self._step, "out of time"
+        before, epoch = (run.step, run.epoch) if run is not None else (0, 0)
         try:
             while status == "out of time":
                 status = STATUS[_train[self.dtype](
                     work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity, second_moment,
-                    None if fused else plan.gradients, snapshot, average, average_snapshot, piece.x, piece.y, order,
-                    piece.weights, starts, lrs,
+                    None if fused else plan.gradients, snapshot, average, average_snapshot, piece.x, piece.y, orders,
+                    piece.weights, starts, until, lrs,
                     *given.rule, given.weight_decay, given.decay == "all", given.clip_norm or 0.0,
                     1 - given.average if isinstance(given.average, float) else 0.0, given.average_from, trained[0], fused,
                     optimizer is not None, moves_statistics, check_x, self._mask_key, first_step, n_threads, tuner, PATIENCE,
-                    progress, sums, bad, self._profile, exchange)]
+                    progress, sums, marks, bad, self._profile, exchange)]
                 if run is not None and calls is not None and status == "out of time":
-                    run.step, run.row = before + progress[0], piece.origin + int(starts[progress[0]])
+                    epochs, steps = divmod(progress[0], n_steps)
+                    run.step, run.epoch, run.row = before + progress[0], epoch + epochs, piece.origin + int(starts[steps])
                     calls.on_tick(run)
-                    run.step = before
+                    run.step, run.epoch = before, epoch
                     if run.stopped is not None and exchange is None:
                         # the engine still has to look whether all is finite
-                        starts = starts[:progress[0] + 1]
+                        until = progress[0]
         finally:
             # Ctrl-C strikes when a call returns, such as the one above; so there is none here, and each line is right by itself
             if moves_statistics:
@@ -971,8 +1025,11 @@ class Sequential:
         if exchange is not None and exchange.error is not None:
             raise exchange.error
         if status != "done":
-            row = int(starts[progress[0]] + bad[0]) if order is None else int(order[starts[progress[0]] + bad[0]])
-            where = "" if at is None else f" at step {at[0] + progress[0]}{at[1]}"
+            epochs, steps = divmod(progress[0], n_steps)
+            row = int(starts[steps] + bad[0])
+            if orders is not None:
+                row = int(orders[epochs, row])
+            where = "" if at is None else f" at step {at[0] + steps} of epoch {at[1] + epochs}"
             raise _check.stopped(
                 status, piece.x, piece.y, row, int(bad[1]), self.dtype, self.n_out, sums[4], where, piece.place(row))
         return float(sums[4])

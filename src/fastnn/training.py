@@ -154,40 +154,47 @@ class Piece:
     x : ndarray
     y : ndarray, optional
         None is for outputs alone.
-    order : ndarray of intp, optional
-        In which they are taken.
+    orders : ndarray (E, N) of intp, optional
+        In which they are taken, in each of one or more epochs.
     weights : ndarray of float64, optional
         What each row of `x` counts.
     origin : int
         Rows of the epoch before these.
     steps : int
-        Steps of the epoch that are taken when these rows have been.
+        Steps of the epochs that are taken when these rows have been.
     place : callable
         Where a row of `x` is, in the words of an error.
     """
 
     x: np.ndarray
     y: np.ndarray | None
-    order: np.ndarray | None
+    orders: np.ndarray | None
     weights: np.ndarray | None
     origin: int
     steps: int
     place: Callable[[int], str]
 
-    def weight(self, first: int, last: int) -> float:
-        """What the rows from `first` to `last` in the epoch count together."""
+    def weight(self, first: int, last: int, epoch: int = 0) -> float:
+        """What the rows from `first` to `last` in an epoch count together."""
         if self.weights is None:
             return last - first
         rows = slice(first - self.origin, last - self.origin)
-        return float(self.weights[rows if self.order is None else self.order[rows]].sum())
+        return float(self.weights[rows if self.orders is None else self.orders[epoch, rows]].sum())
 
 
 def in_memory(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, starts: np.ndarray, rng: np.random.Generator | None,
+    n_epochs: int,
 ) -> AbstractContextManager[Iterable[Piece]]:
-    """Arrays as the one piece of an epoch, shuffled by `rng`."""
-    order = None if rng is None else rng.permutation(len(x))
-    return nullcontext([Piece(x, y, order, weights, 0, len(starts) - 1, "row {}".format)])
+    """Arrays as the one piece of some epochs, shuffled by `rng`."""
+    orders = None if rng is None else drawn(rng, len(x), n_epochs)
+    return nullcontext([Piece(x, y, orders, weights, 0, n_epochs * (len(starts) - 1), "row {}".format)])
+
+
+def drawn(rng: np.random.Generator, n_rows: int, n_epochs: int) -> np.ndarray:
+    """An order of the rows for each epoch (E, N). Those of the first epochs are the same, however many follow."""
+    orders = np.tile(np.arange(n_rows, dtype=np.intp), (n_epochs, 1))
+    return rng.permuted(orders, axis=1, out=orders)
 
 
 def seeded_by(rng: np.random.Generator, key: tuple[int, ...] = ()) -> np.random.Generator:

@@ -801,28 +801,35 @@ cdef void tune(Tuner* t, double taken) noexcept nogil:
 
 
 cdef enum:
-    # numbers that outlive a call: the place in the epoch, that of the snapshot, and whether steps are taken one by one
+    # numbers that outlive a call: the steps taken, those at the snapshot, and whether steps are taken one by one
     POSITION, SNAPSHOT, CAREFUL
 
 cdef enum:
-    # and sums: the loss so far as a pair, the same at the snapshot; and the loss of the last step
-    TOTAL, TOTAL_LOST, SNAPSHOT_TOTAL, SNAPSHOT_LOST, LAST
+    # and sums: the loss of the epoch so far as a pair, the same at the snapshot; the loss of the last step; when the epoch began
+    TOTAL, TOTAL_LOST, SNAPSHOT_TOTAL, SNAPSHOT_LOST, LAST, BEGAN, N_SUMS
+
+cdef enum:
+    # of each epoch but the last: its loss as a pair, and the seconds that it took
+    EPOCH_TOTAL, EPOCH_LOST, EPOCH_SECONDS, N_MARKS
 
 
 cdef int train_steps(
-    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, const double* lrs, bint several_lrs,
-    double average_rate, double average_from, double trained, Py_ssize_t n_threads, Tuner* tuner, double patience,
-    Py_ssize_t* progress, double* sums, Py_ssize_t* bad,
+    const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, Py_ssize_t until, const Py_ssize_t* orders,
+    const double* lrs, bint several_lrs, double average_rate, double average_from, double trained, Py_ssize_t n_threads,
+    Tuner* tuner, double patience, Py_ssize_t* progress, double* sums, double* marks, Py_ssize_t* bad,
 ) noexcept nogil:
+    # Epochs of `n_steps` each, the next with the next order, up to `until` steps.
     # A step that leads to a number that is not finite is undone: back to the snapshot, and from there the same steps again, each with
     # a look at the state, up to the last good one.
     cdef uint64_t first_step = r.step
     cdef double averaged
     cdef double now = seconds(), since, deadline = now + patience
-    cdef Py_ssize_t position = progress[POSITION]
+    cdef Py_ssize_t position = progress[POSITION], epoch, place
     cdef bint careful = progress[CAREFUL]
     cdef int status = DONE
-    while position < n_steps:
+    if position == 0:
+        sums[BEGAN] = now
+    while position < until:
         if r.updates and (careful or position == 0 or position - progress[SNAPSHOT] >= SNAPSHOT_STEPS):
             if position > 0 and not careful:
                 status = look_at_state(any, r)
@@ -832,8 +839,11 @@ cdef int train_steps(
             progress[SNAPSHOT] = position
             sums[SNAPSHOT_TOTAL] = sums[TOTAL]
             sums[SNAPSHOT_LOST] = sums[TOTAL_LOST]
-        r.start = starts[position]
-        r.n = starts[position + 1] - r.start
+        epoch = position // n_steps
+        place = position - epoch * n_steps
+        r.start = starts[place]
+        r.n = starts[place + 1] - r.start
+        r.order = orders + epoch * r.n_order if orders != NULL else NULL
         r.step = first_step + position
         r.position = position
         r.n_threads = threads_now(tuner, n_threads) if tuner != NULL else n_threads
@@ -861,7 +871,13 @@ cdef int train_steps(
         now = seconds()
         if tuner != NULL:
             tune(tuner, now - since)
-        if now > deadline and position < n_steps:
+        if place + 1 == n_steps and position < until:
+            marks[epoch * N_MARKS + EPOCH_TOTAL] = sums[TOTAL]
+            marks[epoch * N_MARKS + EPOCH_LOST] = sums[TOTAL_LOST]
+            marks[epoch * N_MARKS + EPOCH_SECONDS] = now - sums[BEGAN]
+            sums[TOTAL] = sums[TOTAL_LOST] = 0
+            sums[BEGAN] = now
+        if now > deadline and position < until:
             status = OUT_OF_TIME
             break
     if status == DONE and r.updates and not careful:
@@ -881,14 +897,14 @@ def train(
     unsigned char[::1] memory not None,
     floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] second_moment,
     floating[::1] gradients, floating[::1] snapshot, double[::1] average, double[::1] average_snapshot,
-    x, y, const Py_ssize_t[::1] order, const double[::1] weights, const Py_ssize_t[::1] starts not None,
+    x, y, const Py_ssize_t[:, ::1] orders, const double[::1] weights, const Py_ssize_t[::1] starts not None, Py_ssize_t until,
     const double[::1] lrs not None, double momentum, bint nesterov, double beta2, double eps, bint eps_hat, bint decoupled,
     double weight_decay, bint decays_all, double clip_norm, double average_rate, double average_from, double trained,
     bint fused, bint updates, bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads,
     double[::1] tuner, double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None,
-    Py_ssize_t[::1] bad not None, double[:, ::1] profile, exchange=None,
+    double[:, ::1] marks not None, Py_ssize_t[::1] bad not None, double[:, ::1] profile, exchange=None,
 ):
-    """Steps of an epoch from `progress` on, until they are done or something happens; says what."""
+    """Steps of one or more epochs from `progress` on, until they are done or something happens; says what."""
     cdef const double[::1] batch_weights
     cdef const Py_ssize_t[::1] batch_offsets, batch_rows
     cdef double[::1] shared
@@ -925,8 +941,7 @@ def train(
     r.average = &average[0] if average is not None else NULL
     r.average_snapshot = &average_snapshot[0] if average_snapshot is not None else NULL
     r.weights = &weights[0] if weights is not None else NULL
-    r.order = &order[0] if order is not None else NULL
-    r.n_order = order.shape[0] if order is not None else 0
+    r.n_order = orders.shape[1] if orders is not None else 0
     r.momentum, r.nesterov, r.weight_decay, r.clip_norm = momentum, nesterov, weight_decay, clip_norm
     r.beta2, r.eps, r.eps_hat, r.decoupled, r.decays_all = beta2, eps, eps_hat, decoupled, decays_all
     r.key, r.step = key, first_step
@@ -942,13 +957,17 @@ def train(
         r.batch_weights, r.batch_offsets, r.batch_rows = &batch_weights[0], &batch_offsets[0], &batch_rows[0]
         r.shared = &shared[0]
         r.synchronised, r.first_rank = exchange.synchronised, exchange.first
+    extents((orders is None or until <= (starts.shape[0] - 1) * orders.shape[0])
+            and (lrs.shape[0] == 1 or lrs.shape[0] >= until)
+            and marks.shape[0] * (starts.shape[0] - 1) >= until and marks.shape[1] == N_MARKS)
     own_memory()
     with nogil:
         got = join(n_threads)
         status = train_steps(
-            any, &r, &starts[0], starts.shape[0] - 1, &lrs[0], lrs.shape[0] > 1, average_rate, average_from, trained, got,
+            any, &r, &starts[0], starts.shape[0] - 1, until, &orders[0, 0] if orders is not None else NULL,
+            &lrs[0], lrs.shape[0] > 1, average_rate, average_from, trained, got,
             <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL,
-            patience, &progress[0], &sums[0], &bad[0])
+            patience, &progress[0], &sums[0], &marks[0, 0], &bad[0])
         leave(got)
     return status
 
@@ -1064,6 +1083,7 @@ WANTED = {"outputs": OUTPUTS, "probabilities": PROBABILITIES, "labels": LABELS}
 LOSS_ROWS = LOSS_NUMBERS
 #: Numbers of a tuner, zeros at first.
 TUNER = sizeof(Tuner) // sizeof(double)
+SUMS_OF_EPOCH, MARKS_OF_EPOCH = N_SUMS, N_MARKS
 STATUS = {
     "done": DONE, "out of time": OUT_OF_TIME, "x": NOT_FINITE_X, "label": BAD_LABEL, "y": NOT_FINITE_Y, "loss": NOT_FINITE_LOSS,
     "gradient": NOT_FINITE_GRADIENT, "state": NOT_FINITE_STATE, "failed": FAILED,
