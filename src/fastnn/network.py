@@ -989,23 +989,22 @@ class Sequential:
         statistics = plan.statistics if plan.statistics.size else None
         snapshot = None if optimizer is None else plan.snapshot((velocity is not None) + (second_moment is not None))
         # an array of ints, which are had without a call
-        progress, bad = array("q", [0] * 3), np.zeros(2, np.intp)
+        progress = array("q", [0] * engine.PROGRESS_OF_RUN)
         sums = np.zeros(engine.SUMS_OF_EPOCH, np.float64) if sums is None else sums
-        marks = np.zeros((1, engine.MARKS_OF_EPOCH), np.float64) if marks is None else marks
-        until = n_steps * len(marks)
+        until = n_steps * (1 if marks is None else len(marks))
         tuner = self._tuner if automatic() and n_threads > 1 else None
         first_step, status = self._step, "out of time"
         before, epoch = (run.step, run.epoch) if run is not None else (0, 0)
         try:
             while status == "out of time":
                 status = STATUS[_train[self.dtype](
-                    work.ops, work.blocks, work.layout, work.memory, plan.parameters, statistics, velocity, second_moment,
+                    work.program, plan.parameters, statistics, velocity, second_moment,
                     None if fused else plan.gradients, snapshot, average, average_snapshot, piece.x, piece.y, orders,
                     piece.weights, starts, until, lrs,
                     *given.rule, given.weight_decay, given.decay == "all", given.clip_norm or 0.0,
                     1 - given.average if isinstance(given.average, float) else 0.0, given.average_from, trained[0], fused,
                     optimizer is not None, moves_statistics, check_x, self._mask_key, first_step, n_threads, tuner, PATIENCE,
-                    progress, sums, marks, bad, self._profile, exchange)]
+                    progress, sums, marks, self._profile, exchange)]
                 if run is not None and calls is not None and status == "out of time":
                     epochs, steps = divmod(progress[0], n_steps)
                     run.step, run.epoch, run.row = before + progress[0], epoch + epochs, piece.origin + int(starts[steps])
@@ -1026,12 +1025,12 @@ class Sequential:
             raise exchange.error
         if status != "done":
             epochs, steps = divmod(progress[0], n_steps)
-            row = int(starts[steps] + bad[0])
+            row = int(starts[steps] + progress[3])
             if orders is not None:
                 row = int(orders[epochs, row])
             where = "" if at is None else f" at step {at[0] + steps} of epoch {at[1] + epochs}"
             raise _check.stopped(
-                status, piece.x, piece.y, row, int(bad[1]), self.dtype, self.n_out, sums[4], where, piece.place(row))
+                status, piece.x, piece.y, row, progress[4], self.dtype, self.n_out, sums[4], where, piece.place(row))
         return float(sums[4])
 
 

@@ -76,6 +76,7 @@ class Workspace:
     blocks: Array
     layout: Array
     memory: Array
+    program: engine.Program
 
 
 class Plan:
@@ -171,7 +172,8 @@ class Plan:
         if self._workspace is None or self._workspace.capacity < n:
             self._workspace = None
             ops, blocks, layout, size = self.buffers(n)
-            self._workspace = Workspace(n, ops, blocks, layout, aligned(size, np.dtype(np.uint8)))
+            memory = aligned(size, np.dtype(np.uint8))
+            self._workspace = Workspace(n, ops, blocks, layout, memory, engine.Program(ops, blocks, layout, memory))
         return self._workspace
 
     def memory(self, n: int, moments: int, gradients: bool, average: bool) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -145,8 +144,7 @@ class Source:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Rows of an epoch that are in memory together.
 
     Attributes
@@ -193,7 +191,8 @@ def in_memory(
 
 def drawn(rng: np.random.Generator, n_rows: int, n_epochs: int) -> np.ndarray:
     """An order of the rows for each epoch (E, N). Those of the first epochs are the same, however many follow."""
-    orders = np.tile(np.arange(n_rows, dtype=np.intp), (n_epochs, 1))
+    orders = np.empty((n_epochs, n_rows), np.intp)
+    orders[...] = np.arange(n_rows)
     return rng.permuted(orders, axis=1, out=orders)
 
 

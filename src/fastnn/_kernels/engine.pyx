@@ -621,7 +621,7 @@ cdef double gradient_norm(const floating* any, const Run* r) noexcept nogil:
 cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad) noexcept nogil:
     # one batch: rows start to start + n
     cdef Py_ssize_t b, i, rows
-    cdef double norm, terms
+    cdef double norm, terms, per_row
     cdef double[2] total = [0, 0]
     cdef floating* g
     cdef const Block* last = &r.blocks[r.n_blocks - 1]
@@ -647,10 +647,10 @@ cdef int step(const floating* any, Run* r, double* loss_of_step, Py_ssize_t* bad
         r.weight = 0
         for i in range(r.n):
             r.weight += row_weight(r, i)
-    terms = r.weight if r.loss_kind == SOFTMAX else r.weight * r.n_out
-    r.scale = 1 / terms if terms > 0 else 0
-    if r.exchange != NULL:
-        r.scale = 1 / (r.batch_weights[r.position] * (1 if r.loss_kind == SOFTMAX else r.n_out)) if terms > 0 else 0
+    per_row = 1 if r.loss_kind == SOFTMAX else r.n_out
+    terms = r.weight * per_row
+    # a gradient is the mean over the rows of all processes
+    r.scale = 1 / ((r.weight if r.exchange == NULL else r.batch_weights[r.position]) * per_row) if terms > 0 else 0
     phase(any, r, LOSS, r.n, rows)
     for i in range(divide_up(r.n, rows)):
         add(total, (<double*>(r.memory + r.partials))[2 * i])
@@ -801,8 +801,9 @@ cdef void tune(Tuner* t, double taken) noexcept nogil:
 
 
 cdef enum:
-    # numbers that outlive a call: the steps taken, those at the snapshot, and whether steps are taken one by one
-    POSITION, SNAPSHOT, CAREFUL
+    # numbers that outlive a call: the steps taken, those at the snapshot, and whether steps are taken one by one; and the row of
+    # the batch and the column that something is wrong with
+    POSITION, SNAPSHOT, CAREFUL, BAD_ROW, BAD_COLUMN, N_PROGRESS
 
 cdef enum:
     # and sums: the loss of the epoch so far as a pair, the same at the snapshot; the loss of the last step; when the epoch began
@@ -816,7 +817,7 @@ cdef enum:
 cdef int train_steps(
     const floating* any, Run* r, const Py_ssize_t* starts, Py_ssize_t n_steps, Py_ssize_t until, const Py_ssize_t* orders,
     const double* lrs, bint several_lrs, double average_rate, double average_from, double trained, Py_ssize_t n_threads,
-    Tuner* tuner, double patience, Py_ssize_t* progress, double* sums, double* marks, Py_ssize_t* bad,
+    Tuner* tuner, double patience, Py_ssize_t* progress, double* sums, double* marks,
 ) noexcept nogil:
     # Epochs of `n_steps` each, the next with the next order, up to `until` steps.
     # A step that leads to a number that is not finite is undone: back to the snapshot, and from there the same steps again, each with
@@ -855,7 +856,7 @@ cdef int train_steps(
             # the mean of the first steps, and then the last ones with weights that fall off exponentially
             averaged = trained - average_from + position
             r.average_rate = max(average_rate, 1 / (averaged + 1)) if averaged >= 0 else 0
-        status = step(any, r, &sums[LAST], bad)
+        status = step(any, r, &sums[LAST], &progress[BAD_ROW])
         if status == DONE and careful:
             status = look_at_state(any, r)
         if status != DONE:
@@ -892,35 +893,49 @@ cdef int train_steps(
     return status
 
 
+cdef class Program:
+    """The plan for training on batches of some rows, as the engine takes it: what `Plan.buffers` gives, and the buffers."""
+
+    cdef const Op[::1] ops
+    cdef const Block[::1] blocks
+    cdef unsigned char[::1] memory
+    cdef Run run
+
+    def __cinit__(
+        self, const Op[::1] ops not None, const Block[::1] blocks not None, const int64_t[::1] layout not None,
+        unsigned char[::1] memory not None,
+    ):
+        cdef Run* r = &self.run
+        self.ops, self.blocks, self.memory = ops, blocks, memory
+        r.ops = &ops[0]
+        r.blocks = &blocks[0]
+        r.n_blocks = blocks.shape[0]
+        r.memory = <char*>&memory[0]
+        r.n_in, r.n_out, r.loss_kind = layout[0], layout[1], layout[2]
+        r.labels, r.targets, r.ldt, r.partials = layout[3], layout[4], layout[5], layout[6]
+        r.bad = <int64_t*>(r.memory + layout[7])
+        r.n_weights = layout[8]
+        r.widths = <Py_ssize_t*>(r.memory + layout[9])
+
+
 def train(
-    const Op[::1] ops not None, const Block[::1] blocks not None, const int64_t[::1] layout not None,
-    unsigned char[::1] memory not None,
-    floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] second_moment,
+    Program program not None, floating[::1] parameters not None, floating[::1] statistics, floating[::1] velocity, floating[::1] second_moment,
     floating[::1] gradients, floating[::1] snapshot, double[::1] average, double[::1] average_snapshot,
     x, y, const Py_ssize_t[:, ::1] orders, const double[::1] weights, const Py_ssize_t[::1] starts not None, Py_ssize_t until,
     const double[::1] lrs not None, double momentum, bint nesterov, double beta2, double eps, bint eps_hat, bint decoupled,
     double weight_decay, bint decays_all, double clip_norm, double average_rate, double average_from, double trained,
     bint fused, bint updates, bint moves_statistics, bint check_x, uint64_t key, uint64_t first_step, Py_ssize_t n_threads,
     double[::1] tuner, double patience, Py_ssize_t[::1] progress not None, double[::1] sums not None,
-    double[:, ::1] marks not None, Py_ssize_t[::1] bad not None, double[:, ::1] profile, exchange=None,
+    double[:, ::1] marks, double[:, ::1] profile, exchange=None,
 ):
     """Steps of one or more epochs from `progress` on, until they are done or something happens; says what."""
     cdef const double[::1] batch_weights
     cdef const Py_ssize_t[::1] batch_offsets, batch_rows
     cdef double[::1] shared
-    cdef Run r
+    cdef Run r = program.run
     cdef int status
     cdef Py_ssize_t got
     cdef const floating* any = &parameters[0]
-    r.ops = &ops[0]
-    r.blocks = &blocks[0]
-    r.n_blocks = blocks.shape[0]
-    r.memory = <char*>&memory[0]
-    r.n_in, r.n_out, r.loss_kind = layout[0], layout[1], layout[2]
-    r.labels, r.targets, r.ldt, r.partials = layout[3], layout[4], layout[5], layout[6]
-    r.bad = <int64_t*>(r.memory + layout[7])
-    r.n_weights = layout[8]
-    r.widths = <Py_ssize_t*>(r.memory + layout[9])
     r.widths_n = 0
     r.parameters = <char*>&parameters[0]
     r.n_parameters = parameters.shape[0]
@@ -959,7 +974,8 @@ def train(
         r.synchronised, r.first_rank = exchange.synchronised, exchange.first
     extents((orders is None or until <= (starts.shape[0] - 1) * orders.shape[0])
             and (lrs.shape[0] == 1 or lrs.shape[0] >= until)
-            and marks.shape[0] * (starts.shape[0] - 1) >= until and marks.shape[1] == N_MARKS)
+            and until <= (starts.shape[0] - 1) * (marks.shape[0] if marks is not None else 1)
+            and progress.shape[0] == N_PROGRESS and sums.shape[0] == N_SUMS and (marks is None or marks.shape[1] == N_MARKS))
     own_memory()
     with nogil:
         got = join(n_threads)
@@ -967,7 +983,7 @@ def train(
             any, &r, &starts[0], starts.shape[0] - 1, until, &orders[0, 0] if orders is not None else NULL,
             &lrs[0], lrs.shape[0] > 1, average_rate, average_from, trained, got,
             <Tuner*>&tuner[0] if tuner is not None and got > 1 else NULL,
-            patience, &progress[0], &sums[0], &marks[0, 0], &bad[0])
+            patience, &progress[0], &sums[0], &marks[0, 0] if marks is not None else NULL)
         leave(got)
     return status
 
@@ -1083,7 +1099,7 @@ WANTED = {"outputs": OUTPUTS, "probabilities": PROBABILITIES, "labels": LABELS}
 LOSS_ROWS = LOSS_NUMBERS
 #: Numbers of a tuner, zeros at first.
 TUNER = sizeof(Tuner) // sizeof(double)
-SUMS_OF_EPOCH, MARKS_OF_EPOCH = N_SUMS, N_MARKS
+PROGRESS_OF_RUN, SUMS_OF_EPOCH, MARKS_OF_EPOCH = N_PROGRESS, N_SUMS, N_MARKS
 STATUS = {
     "done": DONE, "out of time": OUT_OF_TIME, "x": NOT_FINITE_X, "label": BAD_LABEL, "y": NOT_FINITE_Y, "loss": NOT_FINITE_LOSS,
     "gradient": NOT_FINITE_GRADIENT, "state": NOT_FINITE_STATE, "failed": FAILED,

@@ -1,5 +1,6 @@
 """Rows of arrays of any number type, converted to the type of a network as they are needed."""
 
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport floating
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -26,9 +27,10 @@ cdef enum:
     LINE = 64               # bytes of a cache line
     AHEAD = 4096            # bytes of a row that are asked for at most: the processor sees where it goes from there
 
-KINDS = {
-    name: kind for kind, name in enumerate(["f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
-} | {"b1": 6}
+cdef dict KINDS = {
+    ("f", 4): FLOAT, ("f", 8): DOUBLE, ("i", 1): INT8, ("i", 2): INT16, ("i", 4): INT32, ("i", 8): INT64, ("u", 1): UINT8,
+    ("u", 2): UINT16, ("u", 4): UINT32, ("u", 8): UINT64, ("b", 1): UINT8,
+}
 
 
 cdef simd_void convert(const number* x, Py_ssize_t d, floating* out, int* not_finite) noexcept nogil:
@@ -108,13 +110,17 @@ cdef void expect_row(const Source* source, Py_ssize_t row, Py_ssize_t d) noexcep
 
 cdef Source describe(array, bint checked):
     cdef Source source
+    cdef Py_buffer view
     dtype = array.dtype
-    source.base = <const char*><size_t>array.__array_interface__["data"][0]
-    source.row_stride = array.strides[0]
-    source.column_stride = array.strides[1] if array.ndim > 1 else 0
-    source.kind = KINDS[dtype.str[1:]]
-    source.size = dtype.itemsize
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    source.base = <const char*>view.buf
+    source.row_stride = view.strides[0]
+    source.column_stride = view.strides[1] if view.ndim > 1 else 0
+    source.size = <int>view.itemsize
+    PyBuffer_Release(&view)     # whoever has the array keeps its memory
+    kind = dtype.kind
+    source.kind = KINDS[kind, source.size]
     source.swapped = not dtype.isnative
     # integers are finite in either type
-    source.checked = checked and dtype.kind == "f"
+    source.checked = checked and kind == "f"
     return source
