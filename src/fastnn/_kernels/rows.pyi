@@ -1,1 +1,1 @@
-KINDS: dict[str, int]
+# nothing of this module is for Python
