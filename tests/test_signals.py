@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import dis
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -575,3 +578,43 @@ def test_a_network_that_trains_in_the_parent_is_refused_in_the_child() -> None:
     with pytest.raises(Surprise):
         net.fit(Raising(fork), y)
     assert ended == [0]
+
+
+# ------------------------------------------------------------------------------------------- what the compiler makes of it
+
+def codes(code: Any) -> Any:
+    yield code
+    for constant in code.co_consts:
+        if hasattr(constant, "co_code"):
+            yield from codes(constant)
+
+
+def outside(path: Path) -> list[str]:
+    """The ways back of loops within a `try` that its handlers do not see: what a signal raises there passes them by.
+
+    CPython from 3.12 on makes such where a loop ends by a condition.
+    """
+    text = path.read_text()
+    tries = [
+        (node.body[0].lineno, node.body[-1].end_lineno or 0)
+        for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Try) and node.finalbody]
+    found = []
+    for code in codes(compile(text, str(path), "exec")):
+        lines = {i.offset: i.positions.lineno for i in dis.get_instructions(code)}
+        seen = dis.Bytecode(code).exception_entries
+        for i in dis.get_instructions(code):
+            at, to = lines[i.offset], lines.get(i.argval)
+            if not i.opname.startswith("JUMP_BACKWARD") or at is None or to is None:
+                continue
+            inside = any(code.co_firstlineno < first <= min(at, to) and max(at, to) <= last for first, last in tries)
+            if inside and not any(entry.start <= i.offset < entry.end for entry in seen):
+                found.append(f"{path.name}:{at}, in {code.co_qualname}")
+    return found
+
+
+def test_no_loop_ends_unseen_by_the_finally_around_it(tmp_path: Path) -> None:
+    package = Path(fnn.__file__).parent
+    assert [place for path in sorted(package.glob("*.py")) for place in outside(path)] == []
+    bad = tmp_path / "bad.py"
+    bad.write_text("def f(n, g):\n    try:\n        while n:\n            n -= g()\n    finally:\n        g(n)\n")
+    assert len(outside(bad)) == (sys.version_info[:2] in ((3, 12), (3, 13)))

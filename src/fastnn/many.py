@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextvars
 import queue
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastnn.threads import get_num_threads, num_threads
 from fastnn.training import History, Source
 
 PATIENCE = 0.05     # seconds between two looks for Ctrl-C
+MOMENT = 0.001      # and whether threads have ended
 
 
 class _Stop(Callback):
@@ -115,43 +117,49 @@ def fit_many(
     each = max(get_num_threads() // n_workers, 1)
     errors: list[BaseException] = []
     done: queue.SimpleQueue[None] = queue.SimpleQueue()
-    left = 0
+    working: list[None] = []
+
+    def take_the_next() -> None:
+        while not ended:
+            try:
+                i = waiting.pop()
+            except IndexError:
+                return
+            _train(i, nets[i], jobs[i], errors, ended)
 
     def work() -> None:
+        # before the look at `ended`: either this thread sees that, or who has ended it sees this
+        working.append(None)
         try:
             with num_threads(each):
-                while not ended:
-                    try:
-                        i = waiting.pop()
-                    except IndexError:
-                        return
-                    _train(i, nets[i], jobs[i], errors, ended)
+                take_the_next()
         finally:
+            working.pop()
             done.put(None)
 
+    # No `while` in the `try`: from CPython 3.12 on no `finally` sees what a signal raises at its end.
     try:
         for _ in range(n_workers):
             # what the caller has set for its context holds in the threads, too
             _thread.start_new_thread(contextvars.copy_context().run, (work,))
-            left += 1
-        while left:
-            left -= _one(done)
+        for _ in range(n_workers):
+            _wait(done)
     finally:
         ended.append(True)
-        while left:
-            left -= _one(done)
+        while working:
+            time.sleep(MOMENT)
     if errors:
         raise errors[0]
     return [job.run.history for job in jobs]
 
 
-def _one(done: queue.SimpleQueue[None]) -> int:
-    """1 if a thread has ended, after a moment."""
-    try:
-        done.get(timeout=PATIENCE)
-    except queue.Empty:
-        return 0
-    return 1
+def _wait(done: queue.SimpleQueue[None]) -> None:
+    """Until a thread has ended."""
+    while True:
+        try:
+            return done.get(timeout=PATIENCE)
+        except queue.Empty:
+            pass
 
 
 def _train(i: int, net: Sequential, job: Job, errors: list[BaseException], ended: list[bool]) -> None:

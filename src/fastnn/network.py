@@ -466,11 +466,12 @@ class Sequential:
         plateau = run.optimizer.lr if isinstance(run.optimizer.lr, ReduceOnPlateau) else None
         try:
             self._call([callback.on_fit_begin for callback in calls.begin], run)
-            at_once, i = job.epochs_at_once(), 0
-            while i < run.epochs and not (run.stopped is not None if job.world is None else job.world.agree_to_stop(run)):
+            at_once = job.epochs_at_once()
+            for i in range(0, run.epochs, at_once):
+                if run.stopped is not None if job.world is None else job.world.agree_to_stop(run):
+                    break
                 run.epoch, run.row = i + 1, 0
                 record = self._train_epochs(job, job.starts[min(i, len(job.starts) - 1)], min(at_once, run.epochs - i))
-                i += at_once
                 if job.row_bytes is not None:
                     record["mb_per_second"] = record["rows_per_second"] * job.row_bytes / 1e6
                 if job.validation is not None:
@@ -993,9 +994,13 @@ class Sequential:
         sums = np.zeros(engine.SUMS_OF_EPOCH, np.float64) if sums is None else sums
         until = n_steps * (1 if marks is None else len(marks))
         tuner = self._tuner if automatic() and n_threads > 1 else None
-        first_step, status = self._step, "out of time"
+        first_step = self._step
         before, epoch = (run.step, run.epoch) if run is not None else (0, 0)
-        try:
+
+        def to_the_end() -> str:
+            # by itself: from CPython 3.12 on no `finally` sees what a signal raises at the end of a `while` in its `try`
+            nonlocal until
+            status = "out of time"
             while status == "out of time":
                 status = STATUS[_train[self.dtype](
                     work.program, plan.parameters, statistics, velocity, second_moment,
@@ -1013,6 +1018,10 @@ class Sequential:
                     if run.stopped is not None and exchange is None:
                         # the engine still has to look whether all is finite
                         until = progress[0]
+            return status
+
+        try:
+            status = to_the_end()
         finally:
             # Ctrl-C strikes when a call returns, such as the one above; so there is none here, and each line is right by itself
             if moves_statistics:
