@@ -457,6 +457,8 @@ class _Between(fnn.callbacks.Callback):
 class _Stop(fnn.callbacks.Callback):
     """Stops at the first tick from a step on; keeps the history."""
 
+    _sees_epochs = False    # as that of fit_many, so that epochs are taken in one call
+
     def __init__(self, step: float = np.inf) -> None:
         self.step = step
 
@@ -543,10 +545,52 @@ def test_divergence_among_the_epochs_of_one_call(lr: float) -> None:
     assert len(ends[0][2]) == net._epoch
 
 
+@pytest.mark.parametrize("sees", [True, False])
+def test_stopped_while_the_first_steps_are_taken_again(sees: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step is left: the record is that of the epoch to come, and no schedule learns from it."""
+    class Stop(_Stop):
+        _sees_epochs = sees
+
+        def on_tick(self, run: fnn.callbacks.Run) -> None:
+            if run.step == begun:
+                run.stop()
+
+    monkeypatch.setattr(fnn.network, "PATIENCE", 1e9)      # no tick but the one between failure and repetition
+    x, y = few_rows()
+    lr = fnn.schedules.ReduceOnPlateau(0.01, monitor="loss") if sees else 0.01
+    net, optimizer, begun = fragile("none", "float32"), fnn.SGD(lr, momentum=0.9), 0
+    net.fit(x, y, epochs=2, batch_size=BATCH, shuffle=False, optimizer=optimizer)
+    before, y = whole_state(net), y.copy()
+    y[2 * BATCH] = 1e38
+    history = net.fit(x, y, epochs=3, batch_size=BATCH, shuffle=False, optimizer=optimizer, callbacks=[Stop()])
+    assert whole_state(net) == before
+    assert [(epoch["epoch"], epoch["loss"], epoch["rows_per_second"]) for epoch in history.epochs] == [(3, 0.0, 0.0)]
+    if sees:
+        assert optimizer.lr.state()["best"] > 0
+
+
+def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fnn.network.time, "perf_counter", lambda: 5.0)
+    assert fragile("none", "float32").fit(*few_rows()).epochs[0]["seconds"] == 0.0
+
+
+def test_only_callbacks_that_see_no_epoch_leave_them_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Count(fnn.callbacks.Callback):
+        def on_tick(self, run: fnn.callbacks.Run) -> None:
+            seen.append((run.epoch - 1, len(run.history.epochs)))
+
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(fnn.network, "PATIENCE", 0.0)
+    fragile("none", "float32").fit(*few_rows(), epochs=3, batch_size=BATCH, callbacks=[Count()])
+    assert seen and all(epoch == whole for epoch, whole in seen)
+
+
 def test_ticks_name_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     class Look(fnn.callbacks.Callback):
+        _sees_epochs = False
+
         def on_tick(self, run: fnn.callbacks.Run) -> None:
             seen.append((run.step, run.epoch, run.row))
 

@@ -86,6 +86,7 @@ class Callback:
     """
 
     every: int = 1
+    _sees_epochs = True     # whether it may look at the history, which must then have each epoch as soon as that is over
 
     def on_fit_begin(self, run: Run) -> None:
         """Before the first step; nothing has changed yet."""
@@ -135,6 +136,7 @@ class Calls:
             for name in ("on_fit_begin", "on_step", "on_tick", "on_epoch_end", "on_fit_end"))
         for callback in self.step:
             _check.integer(callback.every, "every", least=1)
+        self.see_epochs = any(callback._sees_epochs for callback in found)
         self.ticked = time.perf_counter()
 
     def next_step(self, step: int) -> float:

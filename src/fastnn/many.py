@@ -27,6 +27,8 @@ MOMENT = 0.001      # and whether threads have ended
 class _Stop(Callback):
     """Ends a training between two steps when something has ended them all."""
 
+    _sees_epochs = False
+
     def __init__(self, ended: list[bool]) -> None:
         self._ended = ended
 

@@ -48,6 +48,7 @@ LOSSES: dict[str, Callable[..., tuple[float, Array]]] = {
 }
 PATIENCE = 0.05             # seconds between two looks for Ctrl-C
 ROWS_AT_ONCE = 1 << 16      # of short epochs that the engine takes in one call
+TICK = 1e-9                 # seconds that an epoch takes at least: some clocks stand still longer than a short one
 STATUS = {number: name for name, number in engine.STATUS.items()}
 
 
@@ -87,7 +88,7 @@ class Job:
 
     def epochs_at_once(self) -> int:
         """How many epochs the engine may take in one call: many short ones, where nothing happens between them."""
-        between = self.validation is not None or bool(self.calls.step or self.calls.epoch_end)
+        between = self.validation is not None or self.calls.see_epochs
         if between or len(self.starts) > 1 or self.row_bytes is not None or self.world is not None or (
                 isinstance(self.run.optimizer.lr, ReduceOnPlateau)):
             return 1
@@ -222,7 +223,6 @@ class Sequential:
         if n_epochs:
             rng = copy.deepcopy(rng)
             drawn(rng, n_rows, n_epochs)
-            self._drawn = rng, 0, 0
         return rng
 
     @_rng.setter
@@ -895,7 +895,8 @@ class Sequential:
         def record(i: int, taken: int, total: Array, weight: float, rows: int, seconds: float) -> dict[str, Any]:
             return {
                 "epoch": epoch + i, "loss": float(total[0] + total[1]) / weight if weight else 0.0,
-                "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds, "rows_per_second": rows / seconds}
+                "lr": float(lrs[min(taken, len(lrs)) - 1]), "seconds": seconds,
+                "rows_per_second": rows / max(seconds, TICK)}
 
         def put_away(count: int) -> None:
             n = int(starts[-1])
@@ -931,7 +932,7 @@ class Sequential:
                             self._drawn = rng, run.rows, -(-taken // n_steps)
                         self._epoch += taken // n_steps
                         self._trained = self._trained[0], self._trained[1] + taken // n_steps
-                    last = (taken - 1) // n_steps
+                    last = max(taken - 1, 0) // n_steps
                     run.step += taken - before
                     run.epoch, run.row = begun + last, int(starts[taken - last * n_steps] - starts[0])
                     self._call([calls.on_step], run)
