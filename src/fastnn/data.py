@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnn import _check
-from fastnn.training import Piece, Source, chunks, first_and_last, seeded_by
+from fastnn.training import Piece, Source, chunks, first_and_last, patient_get, seeded_by
 
 __all__ = ["Shards", "from_csv", "from_parquet", "read_idx"]
 
@@ -37,7 +37,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Path = str | PathLike[str]
 
 BLOCKS = 64                 # of a window
-PATIENCE = 0.05             # seconds between two looks for Ctrl-C while waiting for the reader
 IDLE = 1.0                  # seconds that one waits at most for the reader to end
 PIECE_BYTES = 1 << 22       # that are read at a time, between two looks whether they are still wanted
 
@@ -345,19 +344,11 @@ class ReadAhead:
 
     def __iter__(self) -> Iterator[Window]:
         for _ in range(self._count):
-            window = self._next()
-            yield window
-            self._free.put(window)
-
-    def _next(self) -> Window:
-        while True:
-            try:
-                window = self._ready.get(timeout=PATIENCE)
-            except queue.Empty:
-                continue
+            window = patient_get(self._ready)
             if isinstance(window, BaseException):
                 raise window
-            return window
+            yield window
+            self._free.put(window)
 
     def close(self) -> None:
         """End the thread, and wait a moment for it."""

@@ -18,10 +18,9 @@ from fastnn.network import Job, Sequential
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import Schedule
 from fastnn.threads import get_num_threads, num_threads
-from fastnn.training import History, Source
+from fastnn.training import History, Source, patient_get
 
-PATIENCE = 0.05     # seconds between two looks for Ctrl-C
-MOMENT = 0.001      # and whether threads have ended
+MOMENT = 0.001      # seconds between two looks whether threads have ended
 
 
 class _Stop(Callback):
@@ -145,7 +144,7 @@ def fit_many(
             # what the caller has set for its context holds in the threads, too
             _thread.start_new_thread(contextvars.copy_context().run, (work,))
         for _ in range(n_workers):
-            _wait(done)
+            patient_get(done)
     finally:
         ended.append(True)
         while working:
@@ -153,15 +152,6 @@ def fit_many(
     if errors:
         raise errors[0]
     return [job.run.history for job in jobs]
-
-
-def _wait(done: queue.SimpleQueue[None]) -> None:
-    """Until a thread has ended."""
-    while True:
-        try:
-            return done.get(timeout=PATIENCE)
-        except queue.Empty:
-            pass
 
 
 def _train(i: int, net: Sequential, job: Job, errors: list[BaseException], ended: list[bool]) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastnn import _check
 
 LAST_BATCH = ("merge", "drop", "keep")
+PATIENCE = 0.05     # seconds between two looks for Ctrl-C while waiting for another thread
+
+T = TypeVar("T")
 
 
 class History:
@@ -200,6 +204,15 @@ def seeded_by(rng: np.random.Generator, key: tuple[int, ...] = ()) -> np.random.
     """A generator of its own by one draw of another, and a key."""
     seed = np.random.SeedSequence(rng.integers(0, 1 << 32, 8).tolist(), spawn_key=key)
     return np.random.Generator(np.random.PCG64(seed))
+
+
+def patient_get(items: queue.SimpleQueue[T]) -> T:
+    """The next item, whenever another thread puts one; Ctrl-C is heard meanwhile."""
+    while True:
+        try:
+            return items.get(timeout=PATIENCE)
+        except queue.Empty:
+            pass
 
 
 def one_batch(x: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> Piece:
