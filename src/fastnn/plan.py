@@ -44,8 +44,14 @@ OP = np.dtype(
     + [(name, np.float64) for name in ("eps", "momentum", "p")])
 BLOCK = np.dtype([(name, np.int64) for name in ("begin", "end", "dense", "width", "d", "ldd", "has_gradient")])
 
+OP_NAMES, BLOCK_NAMES = OP.names or (), BLOCK.names or ()
 FLOAT64 = np.dtype(np.float64)
 ALIGNMENT = 64
+
+
+def records(rows: Sequence[Mapping[str, Any]], dtype: np.dtype[Any]) -> Array:
+    """An array of `dtype` of rows that have its names, in its order."""
+    return np.array([tuple(row.values()) for row in rows], dtype)
 
 
 def row_length(width: int, dtype: np.dtype[Any]) -> int:
@@ -191,8 +197,9 @@ class Plan:
 
     def buffers(self, n: int) -> tuple[Array, Array, Array, int]:
         """Operations, blocks, the layout of what they share, and the bytes of the buffers for batches of `n` rows."""
-        ops = np.zeros(len(self.layers), OP)
-        blocks = []
+        # as dicts, which are filled faster than the records of an array
+        ops: list[dict[str, Any]] = []
+        blocks: list[dict[str, Any]] = []
         size = 0
 
         def place(count: int, itemsize: int = self.dtype.itemsize) -> int:
@@ -206,10 +213,10 @@ class Plan:
         kept = True             # whether the backward pass needs what is in the buffer x
         learns = False          # whether anything so far has parameters
         for i, layer in enumerate(self.layers):
-            op = ops[i]
-            op["layer"], op["x"], op["ldx"] = i, x, ld
+            op: dict[str, Any] = dict.fromkeys(OP_NAMES, 0) | {"layer": i, "x": x, "ldx": ld}
+            ops.append(op)
             if isinstance(layer, Dense) or i == 0:
-                blocks.append({"begin": i, "dense": isinstance(layer, Dense), "has_gradient": False})
+                blocks.append(dict.fromkeys(BLOCK_NAMES, 0) | {"begin": i, "dense": isinstance(layer, Dense)})
             if isinstance(layer, Dense):
                 width, ld = layer.out_features, row_length(layer.out_features, self.dtype)
                 op["kind"], op["n_in"], op["ldp"] = engine.OPS["dense"], layer.in_features, row_length(width, self.dtype)
@@ -233,16 +240,13 @@ class Plan:
                 x, kept = place(n * ld) if kept else x, False
             op["y"], op["ldy"], op["width"] = x, ld, width
             blocks[-1] |= {"end": i + 1, "width": width, "ldd": ld, "has_gradient": learns}
-        table = np.zeros(len(blocks), BLOCK)
-        for row, block in zip(table, blocks, strict=True):
-            for name, value in block.items():
-                row[name] = value
-            row["d"] = place(n * int(row["ldd"]))
+        for block in blocks:
+            block["d"] = place(n * block["ldd"])
         rows = max(1, engine.LOSS_ROWS // self.n_out)
         layout = np.array([
             self.n_in, self.n_out, engine.LOSSES[self.loss], place(n, 8), place(n * ld), ld, place(2 * -(-n // rows), 8),
             place(2 * n, 8), self.n_weights, place(2 * len(blocks), 8)], np.int64)
-        return ops, table, layout, size
+        return records(ops, OP), records(blocks, BLOCK), layout, size
 
     def _row(self, shape: tuple[int, ...]) -> int:
         return row_length(shape[-1], self.dtype)
